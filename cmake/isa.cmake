@@ -1,0 +1,62 @@
+# The one table of instruction sets: name, processor, compiler flags. Each row becomes one OBJECT
+# library, compiled from cpp/kernels/isa/<name>.cpp with its own flags and nothing else's.
+#
+# A row is compiled where the processor matches and the compiler takes the flags; the dispatcher
+# learns of it through CPUATTN_HAS_<name> and checks the CPU at run time.
+
+include(CheckCXXCompilerFlag)
+
+set(CPUATTN_ISAS "" CACHE STRING "Instruction sets to compile (empty: all that fit)")
+
+function(cpuattn_add_isa name processor)
+  if(CPUATTN_ISAS AND NOT name STREQUAL "scalar" AND NOT name IN_LIST CPUATTN_ISAS)
+    return()
+  endif()
+  string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" host)
+  if(NOT host MATCHES "${processor}")
+    return()
+  endif()
+  set(flags ${ARGN})
+  string(REPLACE ";" " " CMAKE_REQUIRED_FLAGS "${flags}")
+  check_cxx_source_compiles("int main() { return 0; }" CPUATTN_COMPILES_${name})
+  if(NOT CPUATTN_COMPILES_${name})
+    message(STATUS "cpuattn: ${name} not compiled: the compiler does not take ${flags}")
+    return()
+  endif()
+  add_library(cpuattn_isa_${name} OBJECT cpp/kernels/isa/${name}.cpp)
+  target_include_directories(cpuattn_isa_${name} PRIVATE cpp)
+  target_compile_options(cpuattn_isa_${name} PRIVATE ${flags} ${CPUATTN_KERNEL_FLAGS})
+  target_link_libraries(cpuattn_isa_${name} PRIVATE cpuattn_warnings)
+  set_target_properties(cpuattn_isa_${name} PROPERTIES
+    POSITION_INDEPENDENT_CODE ON
+    INTERPROCEDURAL_OPTIMIZATION OFF
+    CXX_VISIBILITY_PRESET hidden)
+  target_sources(cpuattn_core PRIVATE $<TARGET_OBJECTS:cpuattn_isa_${name}>)
+  target_compile_definitions(cpuattn_core PRIVATE CPUATTN_HAS_${name})
+  set(CPUATTN_COMPILED_ISAS ${CPUATTN_COMPILED_ISAS} ${name} PARENT_SCOPE)
+endfunction()
+
+if(MSVC AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  set(CPUATTN_KERNEL_FLAGS /O2 /EHs-c- /GR-)
+  set(avx2_flags /arch:AVX2)
+  set(avx512_flags /arch:AVX512)
+else()
+  # No -ffast-math, ever: -inf and NaN carry meaning. Contraction is off so that scalar code rounds
+  # the same way under every ISA; vector code says fma where it means it.
+  set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
+      -fno-math-errno -fno-stack-protector)
+  set(avx2_flags -mavx2 -mfma -mbmi2)
+  set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+      -mprefer-vector-width=512)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
+    list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
+endif()
+
+set(CPUATTN_COMPILED_ISAS "")
+cpuattn_add_isa(avx512 "x86_64|amd64" ${avx512_flags})
+cpuattn_add_isa(avx2 "x86_64|amd64" ${avx2_flags})
+cpuattn_add_isa(neon "aarch64|arm64")
+cpuattn_add_isa(scalar ".*")
+message(STATUS "cpuattn: instruction sets: ${CPUATTN_COMPILED_ISAS}")

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: MIT
+// The Python module: `attention` and `explain` as vectorcall functions, the rest through nanobind.
+//
+// A call is: sort and read the arguments, make the outputs, build (check) the problem, plan, run.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/arguments.h"
+#include "bindings/docs.h"
+#include "bindings/numpy_view.h"
+#include "core/attention.h"
+#include "core/cpu_features.h"
+#include "core/dispatch.h"
+#include "core/parallel.h"
+#include "cpuattn/version.h"
+
+namespace nb = nanobind;
+
+namespace cpuattn {
+namespace {
+
+// Calls with less work than this keep the GIL: giving it up and back costs about as much.
+constexpr double kReleaseMicroseconds = 10.0;
+
+// The context variable of `threads()`, once it has been used.
+PyObject* threads_variable = nullptr;
+
+PyObject* raise(const Error& error) {
+  PyObject* type = PyExc_ValueError;
+  switch (error.kind) {
+    case Error::Kind::kType: type = PyExc_TypeError; break;
+    case Error::Kind::kRuntime: type = PyExc_RuntimeError; break;
+    case Error::Kind::kMemory: type = PyExc_MemoryError; break;
+    case Error::Kind::kNotImplemented: type = PyExc_NotImplementedError; break;
+    default: break;
+  }
+  PyErr_SetString(type, error.text);
+  return nullptr;
+}
+
+// The three results, as references that are given up when something fails.
+struct Results {
+  PyObject* out = nullptr;
+  PyObject* lse = nullptr;
+  PyObject* weights = nullptr;
+
+  Results() = default;
+  Results(const Results&) = delete;
+  Results& operator=(const Results&) = delete;
+  ~Results() {
+    Py_XDECREF(out);
+    Py_XDECREF(lse);
+    Py_XDECREF(weights);
+  }
+
+  PyObject* release() {
+    PyObject* result = nullptr;
+    if (lse == nullptr && weights == nullptr) {
+      result = out;
+      out = nullptr;
+    } else if (weights == nullptr) {
+      result = PyTuple_Pack(2, out, lse);
+    } else if (lse == nullptr) {
+      result = PyTuple_Pack(2, out, weights);
+    } else {
+      result = PyTuple_Pack(3, out, lse, weights);
+    }
+    return result;
+  }
+};
+
+bool new_result(const AttentionProblem& p, const int64_t (&tail)[3], int tail_dims, const char* name,
+                PyObject*& object, Array& array) {
+  int64_t shape[kMaxBatchDims + 3];
+  for (int i = 0; i < p.batch_dims; ++i) shape[i] = p.batch_shape[i];
+  for (int i = 0; i < tail_dims; ++i) shape[p.batch_dims + i] = tail[i];
+  std::string text;
+  object = new_float_array(p.batch_dims + tail_dims, shape);
+  return object != nullptr && view_ndarray(object, name, text, array);
+}
+
+bool make_results(CallArguments& call, const AttentionProblem& p, Results& results) {
+  Arguments& args = call.core;
+  if (call.object[kOut] != nullptr) {
+    results.out = call.object[kOut];
+    Py_INCREF(results.out);
+  } else {
+    const bool bhsd = args.layout == Layout::kBhsd;
+    const int64_t tail[3] = {bhsd ? p.num_heads : p.q_len, bhsd ? p.q_len : p.num_heads,
+                             p.head_dim_v};
+    if (!new_result(p, tail, 3, "out", results.out, args.out)) return false;
+  }
+  if (call.return_lse &&
+      !new_result(p, {p.num_heads, p.q_len, 0}, 2, "lse", results.lse, args.lse)) {
+    return false;
+  }
+  return args.return_weights == ReturnWeights::kNo ||
+         new_result(p, {p.num_heads, p.q_len, p.kv_len}, 3, "weights", results.weights, args.weights);
+}
+
+bool check_out_overlaps(const CallArguments& call) {
+  const Arguments& args = call.core;
+  PyObject* out = call.object[kOut];
+  if (out == nullptr) return true;
+  const struct {
+    Parameter parameter;
+    const Array& array;
+  } inputs[] = {{kQuery, args.query}, {kKey, args.key},   {kValue, args.value},
+                {kMask, args.mask},   {kBias, args.bias}, {kDropoutMask, args.dropout_mask}};
+  for (const auto& input : inputs) {
+    if (input.array && !check_overlap(out, args.out, call.object[input.parameter], input.array)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// num_threads of the call, or of the innermost `with threads(n)`; 0 for the default.
+bool requested_threads(const CallArguments& call, int& threads) {
+  threads = call.num_threads;
+  if (threads > 0 || threads_variable == nullptr) return true;
+  PyObject* value = PyObject_CallMethod(threads_variable, "get", nullptr);
+  if (value == nullptr) return false;
+  if (value != Py_None) threads = static_cast<int>(PyLong_AsLong(value));
+  Py_DECREF(value);
+  return true;
+}
+
+// Everything up to the computation itself.
+bool prepare(CallArguments& call, Results& results, AttentionProblem& problem, Plan& plan) {
+  Error error;
+  const KernelTable* table = active_table(error);
+  int threads = 0;
+  if (table == nullptr || !build_sizes(call.core, problem, error)) {
+    raise(error);
+    return false;
+  }
+  if (!make_results(call, problem, results)) return false;
+  if (!build_problem(call.core, problem, error)) {
+    raise(error);
+    return false;
+  }
+  if (!check_out_overlaps(call) || !requested_threads(call, threads)) return false;
+  plan = make_plan(problem, *table, threads);
+  return true;
+}
+
+// Arrays of other libraries are viewed and answered by cpuattn._interop, which calls back here.
+PyObject* call_interop(const char* function, const CallArguments& call) {
+  PyObject* module = PyImport_ImportModule("cpuattn._interop");
+  PyObject* kwargs = PyDict_New();
+  PyObject* result = nullptr;
+  bool ok = module != nullptr && kwargs != nullptr;
+  for (int i = 0; i < kParameterCount && ok; ++i) {
+    if (call.object[i] == nullptr) continue;
+    ok = PyDict_SetItemString(kwargs, kParameterNames[i], call.object[i]) == 0;
+  }
+  PyObject* callee = ok ? PyObject_GetAttrString(module, function) : nullptr;
+  PyObject* empty = callee != nullptr ? PyTuple_New(0) : nullptr;
+  if (empty != nullptr) result = PyObject_Call(callee, empty, kwargs);
+  Py_XDECREF(empty);
+  Py_XDECREF(callee);
+  Py_XDECREF(kwargs);
+  Py_XDECREF(module);
+  return result;
+}
+
+PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
+  CallArguments call;
+  if (!call.sort(args, positional, names) || !call.read()) return nullptr;
+  if (call.needs_interop) return call_interop("attention", call);
+  Results results;
+  AttentionProblem problem;
+  Plan plan;
+  if (!prepare(call, results, problem, plan)) return nullptr;
+  Error error;
+  bool ok;
+  if (plan.microseconds < kReleaseMicroseconds) {
+    ok = run_attention(problem, plan, error);
+  } else {
+    nb::gil_scoped_release released;
+    ok = run_attention(problem, plan, error);
+  }
+  return ok ? results.release() : raise(error);
+}
+
+void note_copy(const char* name, const View& view, const AttentionProblem& p, int64_t columns,
+               const Plan& plan, nb::list& copies) {
+  if (reads_in_place({view.data, view.row_step, view.col_step}) || p.kv_len == 0) return;
+  const char* why = view.col_step != 4          ? "its columns are not adjacent"
+                    : view.row_step % 4096 == 0 ? "its rows are a multiple of 4096 bytes apart"
+                                                : "its rows are not aligned";
+  copies.append(nb::str("{}: {}; blocks of {} bytes are copied into scratch")
+                    .format(name, why, plan.kernel->kv_block * columns * 4));
+}
+
+nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested) {
+  nb::dict d;
+  d["isa"] = plan.table->isa;
+  d["kernel"] = plan.is_decode ? "decode" : "prefill";
+  d["lanes"] = plan.table->lanes;
+  d["row_tile"] = plan.kernel->row_tile;
+  d["row_block"] = plan.row_block;
+  d["kv_block"] = plan.kernel->kv_block;
+  d["kv_splits"] = plan.chunks;
+  d["items"] = plan.tasks;
+  d["threads"] = plan.threads;
+  d["threads_from"] = plan.threads > 1 ? thread_count_source(requested) : "serial";
+  d["workspace_bytes"] = plan.item_scratch;
+  d["shared_workspace_bytes"] = plan.call_scratch;
+  d["estimated_microseconds"] = plan.microseconds;
+  nb::list copies;
+  note_copy("key", p.key, p, p.head_dim, plan, copies);
+  note_copy("value", p.value, p, p.head_dim_v, plan, copies);
+  d["copies"] = copies;
+  nb::list notes;
+  notes.append(nb::str(plan.is_decode
+                           ? "{} rows share each kv head, at most {}: lanes hold head_dim"
+                           : "{} rows share each kv head, more than {} or weights are wanted: lanes "
+                             "hold query rows")
+                   .format(p.rows(), plan.table->decode_rows));
+  if (plan.chunks > 1) {
+    notes.append(nb::str("keys are split in chunks of {}, merged in order{}")
+                     .format(plan.chunk, plan.parallel_chunks ? ", each a task of its own" : ""));
+  }
+  if (in_forked_child()) notes.append("serial: this process was forked");
+  if (p.weights) notes.append("weights cost a second pass over the keys");
+  d["notes"] = notes;
+  return d;
+}
+
+PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
+  CallArguments call;
+  if (!call.sort(args, positional, names) || !call.read()) return nullptr;
+  if (call.needs_interop) return call_interop("explain", call);
+  Results results;
+  AttentionProblem problem;
+  Plan plan;
+  if (!prepare(call, results, problem, plan)) return nullptr;
+  int threads = 0;
+  if (!requested_threads(call, threads)) return nullptr;
+  return explanation(problem, plan, threads).release().ptr();
+}
+
+nb::list isa_table() {
+  nb::list rows;
+  for (const IsaEntry& entry : all_isas()) {
+    nb::dict row;
+    std::string reason;
+    if (entry.table == nullptr) {
+      reason = "not compiled into this build";
+    } else {
+      for (const FeatureName& feature : kFeatureNames) {
+        if ((entry.required & ~cpu_features() & feature.bit) == 0) continue;
+        reason += reason.empty() ? "this CPU or system lacks " : ", ";
+        reason += feature.name;
+      }
+    }
+    row["name"] = entry.name;
+    row["compiled"] = entry.table != nullptr;
+    row["usable"] = usable(entry);
+    row["reason"] = reason;
+    rows.append(row);
+  }
+  return rows;
+}
+
+nb::list feature_list() {
+  nb::list names;
+  for (const FeatureName& feature : kFeatureNames) {
+    if ((cpu_features() & feature.bit) != 0) names.append(feature.name);
+  }
+  return names;
+}
+
+void set_isa(const std::optional<std::string>& name) {
+  Error error;
+  if (!force_isa(name ? name->c_str() : nullptr, error)) throw std::runtime_error(error.text);
+}
+
+std::string active_isa() {
+  Error error;
+  const KernelTable* table = active_table(error);
+  if (table == nullptr) throw std::runtime_error(error.text);
+  return table->isa;
+}
+
+template <class Function>
+PyCFunction as_c_function(Function function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+}
+
+PyMethodDef vectorcall_methods[] = {
+    {"attention", as_c_function(attention), METH_FASTCALL | METH_KEYWORDS, kAttentionDoc},
+    {"explain", as_c_function(explain), METH_FASTCALL | METH_KEYWORDS, kExplainDoc},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+}  // namespace cpuattn
+
+NB_MODULE(_core, m) {
+  using namespace cpuattn;
+  if (!import_numpy() || !intern_names() ||
+      PyModule_AddFunctions(m.ptr(), vectorcall_methods) != 0) {
+    throw nb::python_error();
+  }
+  m.attr("__version__") = CPUATTN_VERSION;
+  m.def("isa_table", isa_table, "Every known ISA: name, compiled, usable, reason.");
+  m.def("features", feature_list, "CPU features that dispatch looks at and that are present.");
+  m.def("isa", active_isa, "Name of the active ISA.");
+  m.def("set_isa", set_isa, nb::arg("name").none(), "Force an ISA by name; None undoes it.");
+  m.def("set_num_threads", set_default_threads, nb::arg("threads"),
+        "Default number of threads; 0 returns to the environment.");
+  m.def("num_threads", [] { return thread_count(0); }, "Number of threads of a large call.");
+  m.def("num_threads_source", [] { return std::string(thread_count_source(0)); },
+        "Where num_threads comes from.");
+  m.def("in_forked_child", in_forked_child, "Whether this process was forked: calls are serial.");
+  m.def("use_threads_variable", [](nb::object variable) {
+    Py_XDECREF(threads_variable);
+    threads_variable = variable.release().ptr();
+  }, nb::arg("variable"), "Context variable that overrides the default number of threads.");
+}

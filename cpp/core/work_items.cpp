@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+#include "core/work_items.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace cpuattn {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634;
+
+// The part of a view that belongs to one batch element and kv head.
+struct Resolver {
+  const AttentionProblem& p;
+  int64_t batch, kv_head;
+
+  char* at(const View& view, int64_t head) const {
+    return view.data + batch_offset(p, view, batch) + head * view.head_step;
+  }
+  RowPlane rows(const View& view) const {
+    if (!view) return {nullptr, 0, 0, 0};
+    return {at(view, kv_head * p.group()), view.row_step, view.head_step, view.col_step};
+  }
+  KvPlane keys(const View& view) const { return {at(view, kv_head), view.row_step, view.col_step}; }
+  IntegerList list(const View& view, int64_t step) const {
+    if (!view) return {nullptr, 0, 0};
+    return {at(view, 0), step, view.item_size};
+  }
+};
+
+// Lengths, the diagonal and the band around it.
+void resolve_band(const Resolver& from, WorkItem& item) {
+  const AttentionProblem& p = from.p;
+  item.q_length = p.q_lengths ? integer_in_batch(p, p.q_lengths, from.batch) : INT64_MAX;
+  item.kv_length = p.kv_lengths ? integer_in_batch(p, p.kv_lengths, from.batch) : p.kv_len;
+  switch (p.diagonal) {
+    case Diagonal::kTopLeft:
+      item.offset = 0;
+      break;
+    case Diagonal::kBottomRight:
+      item.offset = item.kv_length - std::min(item.q_length, p.q_len);
+      break;
+    case Diagonal::kOffset:
+      constexpr int64_t kFar = int64_t{1} << 60;
+      item.offset = p.causal_offsets ? std::clamp(integer_in_batch(p, p.causal_offsets, from.batch),
+                                                  -kFar, kFar)
+                                     : p.offset;
+      break;
+  }
+  item.band_left = p.window_left >= 0 ? p.window_left : kOpen;
+  item.band_right = p.window_right >= 0 ? p.window_right : kOpen;
+  if (p.causal) item.band_right = std::min<int64_t>(item.band_right, 0);
+}
+
+void resolve_dropout(const Resolver& from, WorkItem& item) {
+  const AttentionProblem& p = from.p;
+  Dropout& d = item.dropout;
+  d = {};
+  item.weight_factor = 1.0f;
+  if (p.dropout_p == 0.0 && !p.dropout_mask) return;
+  const double threshold = std::nearbyint(p.dropout_p * 4294967296.0);
+  d.active = true;
+  d.keep_nothing = p.dropout_p == 1.0 || (!p.dropout_mask && threshold > 4294967295.0);
+  d.threshold = d.keep_nothing ? 0 : static_cast<uint32_t>(threshold);
+  d.key[0] = static_cast<uint32_t>(p.dropout_seed);
+  d.key[1] = static_cast<uint32_t>(p.dropout_seed >> 32);
+  d.batch = (p.dropout_broadcast & kAxisBatch) != 0 ? 0 : static_cast<uint32_t>(from.batch);
+  d.head = static_cast<uint32_t>(from.kv_head * p.group());
+  d.shared_heads = (p.dropout_broadcast & kAxisHeads) != 0;
+  d.shared_rows = (p.dropout_broadcast & kAxisQLen) != 0;
+  d.shared_columns = (p.dropout_broadcast & kAxisKvLen) != 0;
+  d.keep = from.rows(p.dropout_mask);
+  item.weight_factor = d.keep_nothing ? 0.0f : static_cast<float>(1.0 / (1.0 - p.dropout_p));
+}
+
+}  // namespace
+
+WorkItem make_work_item(const AttentionProblem& p, const Plan& plan, int64_t index) {
+  const int64_t group_index = index / plan.row_blocks;
+  const int64_t row_block = plan.row_blocks - 1 - index % plan.row_blocks;
+  const Resolver from{p, group_index / p.num_kv_heads, group_index % p.num_kv_heads};
+  WorkItem item;
+  item.group = p.group();
+  item.head_dim = p.head_dim;
+  item.head_dim_v = p.head_dim_v;
+  item.kv_len = p.kv_len;
+  item.row_begin = row_block * plan.row_block;
+  item.row_end = std::min(item.row_begin + plan.row_block, p.rows());
+  item.query = from.rows(p.query);
+  item.out = from.rows(p.out);
+  item.mask = from.rows(p.mask);
+  item.bias = from.rows(p.bias);
+  item.weights = from.rows(p.weights);
+  item.lse = from.rows(p.lse);
+  item.key = from.keys(p.key);
+  item.value = from.keys(p.value);
+  item.q_segments = from.list(p.q_segment_ids, p.q_segment_ids.row_step);
+  item.kv_segments = from.list(p.kv_segment_ids, p.kv_segment_ids.col_step);
+  resolve_band(from, item);
+  const bool capped = p.softcap > 0.0;
+  item.query_factor = static_cast<float>(capped ? p.scale / p.softcap : p.scale * kLog2e);
+  item.softcap_factor = capped ? static_cast<float>(p.softcap * kLog2e) : 0.0f;
+  const int64_t head = from.kv_head * p.group();
+  item.alibi_slopes = p.alibi_slopes ? from.at(p.alibi_slopes, head) : nullptr;
+  item.alibi_step = p.alibi_slopes.head_step;
+  item.sinks = p.sinks ? from.at(p.sinks, head) : nullptr;
+  item.sink_step = p.sinks.head_step;
+  item.weights_after_dropout = p.return_weights == ReturnWeights::kAfterDropout;
+  resolve_dropout(from, item);
+  return item;
+}
+
+char* output_row(const WorkItem& item, int64_t r) {
+  const int64_t row = item.row_begin + r;
+  return item.out.data + (row / item.group) * item.out.token_step +
+         (row % item.group) * item.out.head_step;
+}
+
+}  // namespace cpuattn

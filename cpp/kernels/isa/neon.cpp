@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+// arm64 NEON kernels: four lanes.
+#define CPUATTN_ISA neon
+
+#include "kernels/work_item.h"
+// clang-format off: the table is built on the vectors
+#include "kernels/simd/vec_neon.h"
+#include "kernels/kernel_table.inl.h"

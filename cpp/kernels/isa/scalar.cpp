@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+// Portable kernels: any CPU the compiler targets.
+#define CPUATTN_ISA scalar
+
+#include "kernels/work_item.h"
+// clang-format off: the table is built on the vectors
+#include "kernels/simd/vec_scalar.h"
+#include "kernels/kernel_table.inl.h"

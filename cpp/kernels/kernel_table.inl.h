@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// The one thing an ISA exports. Include after a simd/vec_*.h.
+#pragma once
+
+#include "kernels/vmath.inl.h"
+// clang-format off: each file builds on the ones before it
+#include "kernels/tile_gemm.inl.h"
+#include "kernels/score_mods.inl.h"
+#include "kernels/kv_block.inl.h"
+#include "kernels/prefill.inl.h"
+#include "kernels/decode.inl.h"
+// clang-format on
+
+namespace cpuattn {
+namespace CPUATTN_ISA {
+
+#define CPUATTN_STRING(name) #name
+#define CPUATTN_NAME_OF(name) CPUATTN_STRING(name)
+
+extern const KernelTable kTable;
+const KernelTable kTable = {
+    CPUATTN_NAME_OF(CPUATTN_ISA),
+    kLanes,
+    kDecodeRows,
+    {kTileRows, kPrefillKeys, prefill_scratch_bytes, prefill},
+    {1, kDecodeKeys, decode_scratch_bytes, decode},
+};
+
+}  // namespace CPUATTN_ISA
+}  // namespace cpuattn

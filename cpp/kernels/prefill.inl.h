@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: MIT
+// Blocked attention with query rows in the lanes: the kernel for many rows.
+//
+//   S^T = K Q^T      O^T = V^T P^T      (FlashAttention-2, Dao 2023, Alg. 1, transposed)
+//
+//   for each kv block:                                   keys and values stay in L2
+//     for each row tile (kTileVecs * kLanes query rows): query^T and output^T stay in L1 / L2
+//       for each run of keys that the tile sees:
+//         scores^T = keys . query^T                      score_columns, the hot loop
+//         bias, softcap, ALiBi, visibility               only where present
+//         online softmax, vertical over keys             no horizontal operation anywhere
+//         output^T = output^T * rescale + values^T . weights^T   output_columns, the hot loop
+//
+// Only the query (once) and the output (once) are transposed; keys and values are read in their
+// own layout by scalar broadcasts, so any head_dim and any number of keys is exact without padding.
+#pragma once
+
+namespace cpuattn {
+namespace CPUATTN_ISA {
+namespace {
+
+constexpr int kTileRows = kTileVecs * kLanes;
+static_assert(kTileRows <= 64, "a visibility word holds one bit per row of a tile");
+constexpr int64_t kPrefillKeys = 96;    // keys of one step, a multiple of kMicroRows; tuned
+constexpr int64_t kRangeStep = 16;     // ranges of a vector of rows are widened to this many keys
+
+// One tile of query rows and its running state, all with rows in the lanes.
+struct RowTile {
+  int64_t row;       // first row
+  int rows, vecs;    // valid rows; vectors of lanes
+  int64_t width;     // vecs * kLanes: the stride of query_t, output_t and the score tile
+  float* query_t;    // (head_dim, width), scaled
+  float* output_t;   // (head_dim_v, width), unnormalised
+  float row_max[kTileRows];
+  float row_sum[kTileRows];
+  KeyRange range[kTileRows];
+  // By vector of rows: columns that some row sees (widened), columns that every row sees.
+  KeyRange some[kTileVecs], every[kTileVecs];
+  uint32_t started;  // bit v: vector v of output_t holds something
+};
+
+struct PrefillScratch {
+  RowTile* tiles;
+  float* scores;       // (kv_block, tile rows)
+  uint64_t* visible;   // (kv_block + kWordKeys): a word of row bits per key
+  KvScratch kv;
+};
+
+CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelShape& shape) {
+  const int64_t tiles = (shape.row_block + kTileRows - 1) / kTileRows;
+  PrefillScratch s;
+  s.tiles = arena.take<RowTile>(tiles);
+  for (int64_t t = 0; t < tiles; ++t) {
+    float* query_t = arena.take<float>(shape.head_dim * kTileRows);
+    float* output_t = arena.take<float>(shape.head_dim_v * kTileRows);
+    if (s.tiles != nullptr) {
+      s.tiles[t].query_t = query_t;
+      s.tiles[t].output_t = output_t;
+    }
+  }
+  s.scores = arena.take<float>(kPrefillKeys * kTileRows);
+  s.visible = arena.take<uint64_t>(kPrefillKeys + kWordKeys);
+  s.kv = take_kv_scratch(arena, kPrefillKeys, shape.head_dim, shape.head_dim_v);
+  return s;
+}
+
+int64_t prefill_scratch_bytes(const KernelShape& shape) {
+  Arena counter{nullptr, 0};
+  take_prefill_scratch(counter, shape);
+  return counter.used;
+}
+
+// ---------------------------------------------------------------- opening a tile
+
+// Fills rows[] with the addresses of the tile's kLanes rows from vector v on; null past the end.
+CPUATTN_INLINE void row_addresses(const WorkItem& item, const RowPlane& plane, const RowTile& tile,
+                                  int vec, char* (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    const int lane = vec * kLanes + i;
+    rows[i] = lane < tile.rows ? row_address(plane, item.group, tile.row + lane) : nullptr;
+  }
+}
+
+CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
+  const Vec factor = broadcast(item.query_factor);
+  for (int vec = 0; vec < tile.vecs; ++vec) {
+    char* rows[kLanes];
+    row_addresses(item, item.query, tile, vec, rows);
+    for (int64_t column = 0; column < item.head_dim; column += kLanes) {
+      const int64_t count = smaller(kLanes, item.head_dim - column);
+      Vec block[kLanes];
+      load_transposed(rows, column, count, item.query.col_step, block);
+      float* out = tile.query_t + column * tile.width + vec * kLanes;
+      for (int i = 0; i < count; ++i) store(out + i * tile.width, mul(block[i], factor));
+    }
+  }
+}
+
+CPUATTN_INLINE void find_ranges(const WorkItem& item, RowTile& tile) {
+  KeyRange all{item.kv_end, item.kv_begin};  // columns that some row of the tile sees
+  for (int i = 0; i < tile.rows; ++i) {
+    tile.range[i] = key_range(item, (tile.row + i) / item.group);
+    if (tile.range[i].begin < tile.range[i].end) {
+      all.begin = smaller(all.begin, tile.range[i].begin);
+      all.end = larger(all.end, tile.range[i].end);
+    }
+  }
+  for (int vec = 0; vec < tile.vecs; ++vec) {
+    KeyRange some{item.kv_end, item.kv_begin};
+    KeyRange every{item.kv_begin, item.kv_end};
+    const int last = static_cast<int>(smaller(tile.rows, (vec + 1) * kLanes));
+    for (int i = vec * kLanes; i < last; ++i) {
+      every.begin = larger(every.begin, tile.range[i].begin);
+      every.end = smaller(every.end, tile.range[i].end);
+      if (tile.range[i].begin == tile.range[i].end) continue;
+      some.begin = smaller(some.begin, tile.range[i].begin);
+      some.end = larger(some.end, tile.range[i].end);
+    }
+    if (some.begin < some.end) {
+      some.begin = larger(all.begin, some.begin / kRangeStep * kRangeStep);
+      some.end = smaller(all.end, (some.end + kRangeStep - 1) / kRangeStep * kRangeStep);
+    }
+    tile.some[vec] = some;
+    tile.every[vec] = every;
+  }
+}
+
+CPUATTN_INLINE void start_state(const WorkItem& item, RowTile& tile) {
+  for (int i = 0; i < kTileRows; ++i) {
+    tile.row_max[i] = kNegInf;
+    tile.row_sum[i] = 0.0f;
+  }
+  if (item.sinks != nullptr && item.start_from_sinks) {
+    for (int i = 0; i < tile.rows; ++i) {
+      const int64_t head = (tile.row + i) % item.group;
+      float sink;
+      __builtin_memcpy(&sink, item.sinks + head * item.sink_step,
+                       sizeof(float));
+      tile.row_max[i] = sink * kLog2e;
+      tile.row_sum[i] = sink == kNegInf ? 0.0f : 1.0f;
+    }
+  }
+  tile.started = 0;
+}
+
+CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t row, RowTile& tile) {
+  tile.row = row;
+  tile.rows = static_cast<int>(smaller(kTileRows, item.row_end - row));
+  tile.vecs = (tile.rows + kLanes - 1) / kLanes;
+  tile.width = static_cast<int64_t>(tile.vecs) * kLanes;
+  find_ranges(item, tile);
+  pack_query(item, tile);
+  start_state(item, tile);
+}
+
+// ---------------------------------------------------------------- runs of visible keys
+
+// A run of keys [begin, end) against the vectors [first_vec, last_vec) of a tile.
+struct Run {
+  int64_t begin, end;
+  int first_vec, last_vec;
+  const uint64_t* visible;  // row bits per key of the run, or nullptr when every row sees them all
+};
+
+enum class Sight { kNone, kSome, kAll };
+
+// Row bits of `count` <= 64 keys, and what they amount to.
+CPUATTN_NOINLINE Sight look(const WorkItem& item, const RowTile& tile, int64_t key, int64_t count,
+                            int first_vec, int last_vec, uint64_t* visible) {
+  uint64_t words[64] = {};
+  uint64_t any_word = 0;
+  uint64_t all_words = low_bits(count);
+  const int last = static_cast<int>(smaller(tile.rows, last_vec * kLanes));
+  for (int i = first_vec * kLanes; i < last; ++i) {
+    words[i] = row_word(item, tile.row + i, tile.range[i], key, count);
+    any_word |= words[i];
+    all_words &= words[i];
+  }
+  if (any_word == 0) return Sight::kNone;
+  if (all_words == low_bits(count)) {
+    for (int64_t i = 0; i < count; ++i) visible[i] = kAllKeys;
+    return Sight::kAll;
+  }
+  transpose_bits(words);
+  for (int64_t i = 0; i < count; ++i) visible[i] = words[i];
+  return Sight::kSome;
+}
+
+// Calls step(Run) for the runs of the keys [begin, end), which `vecs` rows see at least in part.
+template <class Step>
+CPUATTN_INLINE void split_by_sight(const WorkItem& item, const RowTile& tile, Run run,
+                                   uint64_t* visible, Step step) {
+  bool every_row = !has_bits(item);
+  for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+    every_row = every_row && tile.every[vec].begin <= run.begin && run.end <= tile.every[vec].end;
+  }
+  if (every_row) {
+    run.visible = nullptr;
+    step(run);
+    return;
+  }
+  Run open = run;
+  bool partial = false;
+  for (int64_t key = run.begin; key < run.end; key += kWordKeys) {
+    const int64_t count = smaller(kWordKeys, run.end - key);
+    const Sight sight = look(item, tile, key, count, run.first_vec, run.last_vec,
+                             visible + (key - open.begin));
+    if (sight == Sight::kNone) {
+      open.end = key;
+      open.visible = partial ? visible : nullptr;
+      if (open.begin < open.end) step(open);
+      open.begin = key + count;
+      partial = false;
+    }
+    partial = partial || sight == Sight::kSome;
+  }
+  open.end = run.end;
+  open.visible = partial ? visible : nullptr;
+  if (open.begin < open.end) step(open);
+}
+
+// Cuts a kv block into runs over which the set of vectors with a visible key is constant. Ranges
+// grow monotonously with the row, so that set is contiguous.
+template <class Step>
+CPUATTN_INLINE void for_runs(const WorkItem& item, const RowTile& tile, const KvBlock& block,
+                             uint64_t* visible, Step step) {
+  for (int64_t begin = block.begin; begin < block.end;) {
+    Run run{begin, block.end, tile.vecs, 0, nullptr};
+    for (int vec = 0; vec < tile.vecs; ++vec) {
+      const KeyRange some = tile.some[vec];
+      if (some.begin >= some.end || begin >= some.end) continue;
+      if (begin < some.begin) {
+        run.end = smaller(run.end, some.begin);
+      } else {
+        run.end = smaller(run.end, some.end);
+        run.first_vec = vec < run.first_vec ? vec : run.first_vec;
+        run.last_vec = vec + 1;
+      }
+    }
+    begin = run.end;
+    if (run.first_vec < run.last_vec) split_by_sight(item, tile, run, visible, step);
+  }
+}
+
+// ---------------------------------------------------------------- one run
+
+CPUATTN_INLINE bool changes_scores(const WorkItem& item) {
+  return item.softcap_factor != 0.0f || item.bias.data != nullptr || item.alibi_slopes != nullptr;
+}
+
+CPUATTN_NOINLINE void apply_softcap(const WorkItem& item, const RowTile& tile, const Run& run,
+                                    float* scores) {
+  for (int64_t key = 0; key < run.end - run.begin; ++key) {
+    for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+      float* p = scores + key * tile.width + vec * kLanes;
+      store(p, mul(tanh(load(p)), broadcast(item.softcap_factor)));
+    }
+  }
+}
+
+CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, const Run& run,
+                                 float* scores) {
+  const bool one_row = item.bias.token_step == 0 && item.bias.head_step == 0;
+  for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+    char* rows[kLanes];
+    row_addresses(item, item.bias, tile, vec, rows);
+    for (int64_t key = run.begin; key < run.end; key += kLanes) {
+      const int64_t count = smaller(kLanes, run.end - key);
+      Vec block[kLanes];
+      if (one_row) {  // the same bias for every row: a scalar per key
+        for (int64_t i = 0; i < count; ++i) {
+          float b;
+          __builtin_memcpy(&b, item.bias.data + (key + i) * item.bias.col_step, sizeof(float));
+          block[i] = broadcast(b);
+        }
+      } else {
+        load_transposed(rows, key, count, item.bias.col_step, block);
+      }
+      float* p = scores + (key - run.begin) * tile.width + vec * kLanes;
+      for (int64_t i = 0; i < count; ++i) {
+        store(p + i * tile.width, add_bias(load(p + i * tile.width), block[i]));
+      }
+    }
+  }
+}
+
+CPUATTN_INLINE float alibi_slope(const WorkItem& item, int64_t row) {
+  float slope;
+  __builtin_memcpy(&slope, item.alibi_slopes + (row % item.group) * item.alibi_step, sizeof(float));
+  return slope;
+}
+
+CPUATTN_NOINLINE void apply_alibi(const WorkItem& item, const RowTile& tile, const Run& run,
+                                  float* scores) {
+  for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+    float slopes[kLanes] = {};
+    float distances[kLanes] = {};  // from the first key of the run to the row's diagonal
+    for (int i = 0; i < kLanes && vec * kLanes + i < tile.rows; ++i) {
+      const int64_t row = tile.row + vec * kLanes + i;
+      slopes[i] = alibi_slope(item, row) * -kLog2e;
+      distances[i] = static_cast<float>(row / item.group + item.offset - run.begin);
+    }
+    const Vec slope = load(slopes);
+    Vec distance = load(distances);
+    for (int64_t key = 0; key < run.end - run.begin; ++key) {
+      float* p = scores + key * tile.width + vec * kLanes;
+      store(p, fma(slope, abs(distance), load(p)));
+      distance = sub(distance, broadcast(1.0f));
+    }
+  }
+}
+
+CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, float* scores) {
+  for (int64_t key = 0; key < run.end - run.begin; ++key) {
+    for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+      float* p = scores + key * tile.width + vec * kLanes;
+      const uint64_t bits = run.visible[key] >> (vec * kLanes);
+      store(p, select(mask_from_bits(static_cast<uint32_t>(bits)), load(p), broadcast(kNegInf)));
+    }
+  }
+}
+
+// scores^T of one run, in log2 units, -inf where a row does not see a key.
+CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
+                              const Run& run, float* scores) {
+  const float* keys = block.key + (run.begin - block.begin) * block.key_stride;
+  const bool changed = changes_scores(item);
+  const uint64_t* visible = changed ? nullptr : run.visible;
+  for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
+    const int64_t lane = vec * kLanes;
+    score_columns<decltype(size)::value>(keys, block.key_stride, run.end - run.begin,
+                                         tile.query_t + lane, item.head_dim, tile.width, visible,
+                                         static_cast<int>(lane), scores + lane);
+  });
+  if (!changed) return;
+  if (item.softcap_factor != 0.0f) apply_softcap(item, tile, run, scores);
+  if (item.bias.data != nullptr) apply_bias(item, tile, run, scores);
+  if (item.alibi_slopes != nullptr) apply_alibi(item, tile, run, scores);
+  if (run.visible != nullptr) apply_visibility(tile, run, scores);
+}
+
+// Online softmax (Milakov and Gimelshein 2018) of N vectors of rows, vertical over the keys:
+// scores become weights 2^(score - max), `rescale` is what older sums and outputs shrink by.
+// kMark writes -0 for a key that the row does not see, to tell it from a weight that underflowed.
+template <int N, bool kMark>
+CPUATTN_NOINLINE void softmax_columns(float* scores, int64_t count, int64_t width, float* row_max,
+                                      float* row_sum, float* rescale) {
+  Vec top[N], base[N], sum[N];
+  for (int n = 0; n < N; ++n) top[n] = load(row_max + n * kLanes);
+  for (int64_t key = 0; key < count; ++key) {
+    // A NaN score does not raise the maximum (second operand), it reaches the sum below.
+    for (int n = 0; n < N; ++n) top[n] = max(load(scores + key * width + n * kLanes), top[n]);
+  }
+  for (int n = 0; n < N; ++n) {
+    const Vec old = load(row_max + n * kLanes);
+    store(row_max + n * kLanes, top[n]);
+    // A row that has seen nothing yet keeps a base of 0: -inf - (-inf) would be NaN.
+    base[n] = select(equal(top[n], broadcast(kNegInf)), zero(), top[n]);
+    const Vec shrink = exp2(sub(old, base[n]));
+    store(rescale + n * kLanes, shrink);
+    sum[n] = zero();
+  }
+  for (int64_t key = 0; key < count; ++key) {
+    float* p = scores + key * width;
+    for (int n = 0; n < N; ++n) {
+      const Vec score = load(p + n * kLanes);
+      Vec weight = exp2(sub(score, base[n]));
+      if constexpr (kMark) {
+        weight = select(equal(score, broadcast(kNegInf)), broadcast(-0.0f), weight);
+      }
+      sum[n] = add(sum[n], weight);
+      store(p + n * kLanes, weight);
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    float* p = row_sum + n * kLanes;
+    store(p, fma(load(p), load(rescale + n * kLanes), sum[n]));
+  }
+}
+
+// Zeroes dropped weights of the tile; the sign survives, so a marked -0 stays marked.
+CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, const Run& run,
+                                   float* weights) {
+  const Dropout& d = item.dropout;
+  const int64_t first = run.first_vec * kLanes;
+  const int count = static_cast<int>(smaller(tile.rows, run.last_vec * kLanes) - first);
+  const int64_t keys = run.end - run.begin;
+  if (d.keep.data != nullptr || d.keep_nothing) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = tile.row + first + i;
+      const char* keep =
+          d.keep_nothing ? nullptr : row_address(d.keep, item.group, row) + run.begin * d.keep.col_step;
+      for (int64_t key = 0; key < keys; ++key) {
+        const bool kept = keep != nullptr && keep[key * d.keep.col_step] != 0;
+        weights[key * tile.width + first + i] *= kept ? 1.0f : 0.0f;
+      }
+    }
+    return;
+  }
+  PhiloxState draws;
+  int64_t drawn = -1;
+  for (int64_t key = 0; key < keys; ++key) {
+    const int64_t column = d.shared_columns ? 0 : run.begin + key;
+    if (column / 4 != drawn) {
+      drawn = column / 4;
+      draw(item, tile.row + first, count, drawn, draws);
+    }
+    float* p = weights + key * tile.width + first;
+    const uint32_t* word = draws.word[column % 4];
+    for (int i = 0; i < count; ++i) p[i] *= word[i] >= d.threshold ? 1.0f : 0.0f;
+  }
+}
+
+// Adds the value rows that are not finite, for the rows that do see them, element by element.
+CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, const KvBlock& block,
+                                  const Run& run, const float* weights) {
+  for (int f = 0; f < block.flagged_count; ++f) {
+    const int64_t key = block.begin + block.flagged[f];
+    if (key < run.begin || key >= run.end) continue;
+    const char* value = item.value.data + key * item.value.row_step;
+    for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes; ++lane) {
+      const float weight = weights[(key - run.begin) * tile.width + lane];
+      if (__builtin_signbitf(weight)) continue;
+      for (int64_t c = 0; c < item.head_dim_v; ++c) {
+        float v;
+        __builtin_memcpy(&v, value + c * item.value.col_step, sizeof(float));
+        tile.output_t[c * tile.width + lane] += weight * v;
+      }
+    }
+  }
+}
+
+// output^T takes in one run. Vectors that hold nothing yet are overwritten or cleared first.
+CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
+                               const Run& run, const float* weights, const float* rescale) {
+  const uint32_t mine = ((1u << run.last_vec) - 1u) & ~((1u << run.first_vec) - 1u);
+  const bool fresh = (tile.started & mine) == 0;
+  for (int vec = run.first_vec; vec < run.last_vec && !fresh; ++vec) {
+    if ((tile.started >> vec & 1u) != 0) continue;
+    float* p = tile.output_t + vec * kLanes;
+    for (int64_t c = 0; c < item.head_dim_v; ++c) store(p + c * tile.width, zero());
+  }
+  tile.started |= mine;
+  const float* values = block.value + (run.begin - block.begin) * block.value_stride;
+  for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
+    const int64_t lane = vec * kLanes;
+    output_columns<decltype(size)::value>(values, block.value_stride, run.end - run.begin,
+                                          weights + lane, item.head_dim_v, tile.width,
+                                          fresh ? nullptr : rescale + lane, tile.output_t + lane);
+  });
+}
+
+// One step of the recurrence: the tile's state takes in one run of keys.
+CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
+                               const Run& run, float* scores) {
+  score_run(item, tile, block, run, scores);
+  float rescale[kTileRows];
+  const int64_t count = run.end - run.begin;
+  for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
+    constexpr int N = decltype(size)::value;
+    const int64_t lane = vec * kLanes;
+    const auto softmax = block.flagged_count > 0 ? softmax_columns<N, true> : softmax_columns<N, false>;
+    softmax(scores + lane, count, tile.width, tile.row_max + lane, tile.row_sum + lane,
+            rescale + lane);
+  });
+  if (item.dropout.active) drop_weights(item, tile, run, scores);
+  output_run(item, tile, block, run, scores, rescale);
+  if (block.flagged_count > 0) add_flagged(item, tile, block, run, scores);
+}
+
+// ---------------------------------------------------------------- closing a tile
+
+CPUATTN_INLINE void store_row(char* row, int64_t column, int64_t col_step, int count, Vec v) {
+  if (col_step == sizeof(float)) {
+    float* p = reinterpret_cast<float*>(row) + column;
+    if (count == kLanes) {
+      store(p, v);
+    } else {
+      store_first(p, count, v);
+    }
+    return;
+  }
+  float t[kLanes];
+  store(t, v);
+  for (int i = 0; i < count; ++i) {
+    __builtin_memcpy(row + (column + i) * col_step, &t[i], sizeof(float));
+  }
+}
+
+// Writes out (normalised) or the partial output, and reports whether every element is finite.
+CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
+  const int64_t item_row = tile.row - item.row_begin;
+  for (int i = 0; i < tile.rows; ++i) {
+    item.row_max[item_row + i] = tile.row_max[i];
+    item.row_sum[item_row + i] = tile.row_sum[i];
+  }
+  Vec finite = zero();  // becomes NaN in a lane whose row is not finite
+  for (int vec = 0; vec < tile.vecs; ++vec) {
+    char* rows[kLanes];
+    row_addresses(item, item.out, tile, vec, rows);
+    Vec factor = broadcast(1.0f);
+    int64_t col_step = item.out.col_step;
+    if (item.partial) {
+      col_step = sizeof(float);
+      for (int i = 0; i < kLanes && rows[i] != nullptr; ++i) {
+        rows[i] = reinterpret_cast<char*>(item.partial_out +
+                                          (item_row + vec * kLanes + i) * item.head_dim_v);
+      }
+    } else {
+      const Vec sum = load(tile.row_sum + vec * kLanes);
+      factor = div(broadcast(item.weight_factor), sum);
+      factor = select(equal(sum, zero()), zero(), factor);
+    }
+    const bool started = (tile.started >> vec & 1u) != 0;
+    for (int64_t column = 0; column < item.head_dim_v; column += kLanes) {
+      const int count = static_cast<int>(smaller(kLanes, item.head_dim_v - column));
+      Vec block[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const float* p = tile.output_t + (column + i) * tile.width + vec * kLanes;
+        block[i] = i < count && started ? mul(load(p), factor) : zero();
+      }
+      transpose(block);
+      for (int i = 0; i < kLanes && rows[i] != nullptr; ++i) {
+        finite = fma(block[i], zero(), finite);
+        store_row(rows[i], column, col_step, count, block[i]);
+      }
+    }
+  }
+  return reduce_add(finite) == 0.0f;
+}
+
+// Writes the weights of one run: the scores again, against the final maximum and sum.
+CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, const Run& run,
+                                    float* scores) {
+  const int64_t count = run.end - run.begin;
+  for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+    const Vec sum = load(tile.row_sum + vec * kLanes);
+    const Vec top = load(tile.row_max + vec * kLanes);
+    const Vec base = select(equal(top, broadcast(kNegInf)), zero(), top);
+    for (int64_t key = 0; key < count; ++key) {
+      float* p = scores + key * tile.width + vec * kLanes;
+      store(p, div(exp2(sub(load(p), base)), sum));
+    }
+  }
+  const bool dropped = item.weights_after_dropout && item.dropout.active;
+  if (dropped) drop_weights(item, tile, run, scores);
+  const float factor = dropped ? item.weight_factor : 1.0f;
+  for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes && lane < tile.rows; ++lane) {
+    if (tile.row_sum[lane] == 0.0f) continue;
+    char* row = row_address(item.weights, item.group, tile.row + lane);
+    for (int64_t key = 0; key < count; ++key) {
+      const float weight = scores[key * tile.width + lane] * factor;
+      __builtin_memcpy(row + (run.begin + key) * item.weights.col_step, &weight, sizeof(float));
+    }
+  }
+}
+
+// ---------------------------------------------------------------- the item
+
+template <class Body>
+CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& scratch, int64_t tiles,
+                                  bool careful, Body body) {
+  int64_t begin = item.kv_end;
+  int64_t end = item.kv_begin;
+  for (int64_t t = 0; t < tiles; ++t) {
+    for (int vec = 0; vec < scratch.tiles[t].vecs; ++vec) {
+      const KeyRange some = scratch.tiles[t].some[vec];
+      if (some.begin >= some.end) continue;
+      begin = smaller(begin, some.begin);
+      end = larger(end, some.end);
+    }
+  }
+  begin -= (begin - item.kv_begin) % kPrefillKeys;  // blocks lie on a grid that no row moves
+  for (; begin < end; begin += kPrefillKeys) {
+    const KvBlock block =
+        open_kv_block(item, begin, smaller(begin + kPrefillKeys, end), scratch.kv, careful);
+    for (int64_t t = 0; t < tiles; ++t) body(scratch.tiles[t], block);
+  }
+}
+
+// One pass over all keys; returns whether the output is finite.
+CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scratch, int64_t tiles,
+                                 bool careful) {
+  for (int64_t t = 0; t < tiles; ++t) {
+    open_tile(item, item.row_begin + t * kTileRows, scratch.tiles[t]);
+  }
+  for_kv_blocks(item, scratch, tiles, careful, [&](RowTile& tile, const KvBlock& block) {
+    for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
+      attend_run(item, tile, block, run, scratch.scores);
+    });
+  });
+  bool finite = true;
+  for (int64_t t = 0; t < tiles; ++t) finite = close_tile(item, scratch.tiles[t]) && finite;
+  return finite;
+}
+
+// Whether some row of the item may not see a key that is computed for another row.
+CPUATTN_INLINE bool may_hide_keys(const WorkItem& item) {
+  return has_bits(item) || item.bias.data != nullptr || item.band_left != kOpen ||
+         item.band_right != kOpen || item.kv_length < item.kv_len || item.q_length < INT64_MAX;
+}
+
+void prefill(const WorkItem& item) {
+  Arena arena{item.scratch, 0};
+  const PrefillScratch scratch = take_prefill_scratch(
+      arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v});
+  const int64_t tiles = (item.row_end - item.row_begin + kTileRows - 1) / kTileRows;
+  // 0 * NaN is NaN: a hidden key's value row can leak through a weight of 0. It shows in the
+  // output, so the fast pass needs no test in its loops and the rare item is done again with care.
+  if (!prefill_pass(item, scratch, tiles, false) && may_hide_keys(item)) {
+    prefill_pass(item, scratch, tiles, true);
+  }
+  if (item.weights.data != nullptr) {
+    for_kv_blocks(item, scratch, tiles, false, [&](RowTile& tile, const KvBlock& block) {
+      for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
+        score_run(item, tile, block, run, scratch.scores);
+        write_weights(item, tile, run, scratch.scores);
+      });
+    });
+  }
+}
+
+}  // namespace
+}  // namespace CPUATTN_ISA
+}  // namespace cpuattn

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+// Which keys a row sees, as column ranges and 64-bit words, and what is added to its scores.
+//
+// Causal, window and lengths are ranges [begin, end) of columns, found by arithmetic. Boolean masks
+// and segment ids are bits, 64 keys at a time, ANDed with the range. A run of keys that nobody sees
+// costs neither product; a run that everybody sees costs no masking.
+#pragma once
+
+namespace cpuattn {
+namespace CPUATTN_ISA {
+namespace {
+
+constexpr int kWordKeys = 64;  // keys of one visibility word
+constexpr uint64_t kAllKeys = ~uint64_t{0};
+
+CPUATTN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+CPUATTN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+struct KeyRange {
+  int64_t begin, end;
+};
+
+// The columns that causal, window and lengths leave to one token, within the item's chunk.
+CPUATTN_INLINE KeyRange key_range(const WorkItem& item, int64_t token) {
+  const int64_t diagonal = token + item.offset;
+  int64_t begin = item.kv_begin;
+  int64_t end = smaller(item.kv_end, item.kv_length);
+  if (item.band_left != kOpen) begin = larger(begin, diagonal - item.band_left);
+  if (item.band_right != kOpen) end = smaller(end, diagonal + item.band_right + 1);
+  if (token >= item.q_length || end <= begin) return {item.kv_begin, item.kv_begin};
+  return {begin, end};
+}
+
+CPUATTN_INLINE bool has_bits(const WorkItem& item) {
+  return item.mask.data != nullptr || item.q_segments.data != nullptr;
+}
+
+CPUATTN_INLINE char* row_address(const RowPlane& plane, int64_t group, int64_t row) {
+  return plane.data + (row / group) * plane.token_step + (row % group) * plane.head_step;
+}
+
+CPUATTN_INLINE uint64_t low_bits(int64_t n) { return n >= 64 ? kAllKeys : (uint64_t{1} << n) - 1; }
+
+// Bits of `count` <= 64 strided booleans.
+CPUATTN_INLINE uint64_t boolean_bits(const char* p, int64_t step, int64_t count) {
+  if (step == 1) {
+    if (count == kWordKeys) return nonzero_bits64(reinterpret_cast<const uint8_t*>(p));
+    uint8_t bytes[kWordKeys] = {};
+    __builtin_memcpy(bytes, p, static_cast<size_t>(count));
+    return nonzero_bits64(bytes);
+  }
+  if (step == 0) return *p != 0 ? low_bits(count) : 0;
+  uint64_t bits = 0;
+  for (int64_t i = 0; i < count; ++i) bits |= static_cast<uint64_t>(p[i * step] != 0) << i;
+  return bits;
+}
+
+CPUATTN_INLINE int64_t integer_at(const IntegerList& list, int64_t i) {
+  const char* p = list.data + i * list.step;
+  if (list.item_size == 4) {
+    int32_t value;
+    __builtin_memcpy(&value, p, 4);
+    return value;
+  }
+  int64_t value;
+  __builtin_memcpy(&value, p, 8);
+  return value;
+}
+
+// Bit i says whether `row` sees key + i, for i < count <= 64.
+CPUATTN_INLINE uint64_t row_word(const WorkItem& item, int64_t row, KeyRange range, int64_t key,
+                                 int64_t count) {
+  const int64_t begin = larger(range.begin - key, 0);
+  const int64_t end = smaller(range.end - key, count);
+  if (end <= begin) return 0;
+  uint64_t word = low_bits(end) & ~low_bits(begin);
+  if (item.mask.data != nullptr) {
+    const char* p = row_address(item.mask, item.group, row) + key * item.mask.col_step;
+    word &= boolean_bits(p, item.mask.col_step, count);
+  }
+  if (item.q_segments.data != nullptr) {
+    const int64_t segment = integer_at(item.q_segments, row / item.group);
+    uint64_t same = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      same |= static_cast<uint64_t>(integer_at(item.kv_segments, key + i) == segment) << i;
+    }
+    word &= same;
+  }
+  return word;
+}
+
+// 64 x 64 bits: afterwards bit i of a[j] is what bit j of a[i] was.
+CPUATTN_NOINLINE void transpose_bits(uint64_t (&a)[64]) {
+  uint64_t low = 0x00000000ffffffffu;
+  for (int width = 32; width != 0; width >>= 1, low ^= low << width) {
+    for (int base = 0; base < 64; base += 2 * width) {
+      for (int i = base; i < base + width; ++i) {
+        const uint64_t swap = ((a[i] >> width) ^ a[i + width]) & low;
+        a[i] ^= swap << width;
+        a[i + width] ^= swap;
+      }
+    }
+  }
+}
+
+// x[i] of kLanes rows at `column`, with lanes = rows; null rows give 0. Handles any step.
+CPUATTN_INLINE void load_transposed(const char* const* rows, int64_t column, int64_t count,
+                                    int64_t col_step, Vec (&out)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    if (rows[i] == nullptr) {
+      out[i] = zero();
+    } else if (col_step == sizeof(float)) {
+      const float* p = reinterpret_cast<const float*>(rows[i]) + column;
+      out[i] = count >= kLanes ? load(p) : load_first(p, static_cast<int>(count));
+    } else {
+      float t[kLanes] = {};
+      for (int64_t j = 0; j < count && j < kLanes; ++j) {
+        __builtin_memcpy(&t[j], rows[i] + (column + j) * col_step, sizeof(float));
+      }
+      out[i] = load(t);
+    }
+  }
+  transpose(out);
+}
+
+// score + bias in log2 units; a bias of -inf removes the key even where the score is NaN.
+CPUATTN_INLINE Vec add_bias(Vec score, Vec bias) {
+  const Vec gone = broadcast(kNegInf);
+  return select(equal(bias, gone), gone, fma(bias, broadcast(kLog2e), score));
+}
+
+// Four words of Philox4x32-10 (Salmon et al. 2011) for each of `count` <= 64 counters that share
+// counter word 0. In place: c1, c2, c3 hold the other counter words and are overwritten.
+struct PhiloxState {
+  uint32_t word[4][64];
+};
+CPUATTN_NOINLINE void philox(PhiloxState& s, int count, uint32_t key0, uint32_t key1) {
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < count; ++i) {
+      const uint64_t a = uint64_t{0xD2511F53u} * s.word[0][i];
+      const uint64_t b = uint64_t{0xCD9E8D57u} * s.word[2][i];
+      const uint32_t word1 = s.word[1][i];
+      const uint32_t word3 = s.word[3][i];
+      s.word[0][i] = static_cast<uint32_t>(b >> 32) ^ word1 ^ key0;
+      s.word[1][i] = static_cast<uint32_t>(b);
+      s.word[2][i] = static_cast<uint32_t>(a >> 32) ^ word3 ^ key1;
+      s.word[3][i] = static_cast<uint32_t>(a);
+    }
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+}
+
+// Draws for `count` rows from `row` on and the four keys 4 * quad ... 4 * quad + 3.
+CPUATTN_INLINE void draw(const WorkItem& item, int64_t row, int count, int64_t quad,
+                         PhiloxState& s) {
+  const Dropout& d = item.dropout;
+  for (int i = 0; i < count; ++i) {
+    s.word[0][i] = static_cast<uint32_t>(quad);
+    s.word[1][i] = d.shared_rows ? 0 : static_cast<uint32_t>((row + i) / item.group);
+    s.word[2][i] = d.shared_heads ? 0 : d.head + static_cast<uint32_t>((row + i) % item.group);
+    s.word[3][i] = d.batch;
+  }
+  philox(s, count, d.key[0], d.key[1]);
+}
+
+}  // namespace
+}  // namespace CPUATTN_ISA
+}  // namespace cpuattn

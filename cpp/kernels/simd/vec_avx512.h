@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+// Vectors of sixteen floats for AVX-512 F, BW, DQ and VL. The contract is in vec_scalar.h.
+//
+// Register budget of the product micro-kernel: 6 x 4 accumulators + 4 operands + 1 broadcast = 29
+// of 32. It does 24 FMA (12 cycles on two ports) for 10 loads, so loads never limit it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cpuattn {
+namespace CPUATTN_ISA {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kMicroRows = 6;
+constexpr int kMicroVecs = 4;
+constexpr int kTileVecs = 4;
+constexpr int kDotRows = 4;
+constexpr int kDecodeRows = 15;
+
+using Vec = __m512;
+using Mask = __mmask16;
+
+CPUATTN_INLINE Vec zero() { return _mm512_setzero_ps(); }
+CPUATTN_INLINE Vec broadcast(float x) { return _mm512_set1_ps(x); }
+CPUATTN_INLINE Mask first_lanes(int n) { return static_cast<Mask>((1u << n) - 1u); }
+CPUATTN_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
+CPUATTN_INLINE Vec load_first(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+CPUATTN_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
+  _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
+
+CPUATTN_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+CPUATTN_INLINE Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+CPUATTN_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+CPUATTN_INLINE Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+CPUATTN_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+CPUATTN_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+CPUATTN_INLINE Vec abs(Vec a) { return _mm512_abs_ps(a); }
+CPUATTN_INLINE Vec sign_or(Vec a, Vec b) {
+  return _mm512_or_ps(a, _mm512_and_ps(b, _mm512_set1_ps(-0.0f)));
+}
+
+CPUATTN_INLINE Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+CPUATTN_INLINE Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+CPUATTN_INLINE Mask mask_from_bits(uint32_t bits) { return static_cast<Mask>(bits); }
+CPUATTN_INLINE Vec select(Mask m, Vec a, Vec b) { return _mm512_mask_blend_ps(m, b, a); }
+CPUATTN_INLINE bool any(Mask m) { return m != 0; }
+
+// scalef takes 2^n for any n, gradual underflow included, so no clamp against overflow of the
+// exponent field is needed; the clamp here only keeps -inf - (-inf) out of the fraction.
+CPUATTN_INLINE Vec split_exp2(Vec x, Vec& n) {
+  const Vec clamped = _mm512_max_ps(_mm512_set1_ps(-1000.0f), x);  // NaN: second operand, kept
+  n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return _mm512_sub_ps(clamped, n);
+}
+CPUATTN_INLINE Vec scale_exp2(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
+
+CPUATTN_INLINE float reduce_add(Vec v) { return _mm512_reduce_add_ps(v); }
+CPUATTN_INLINE float reduce_max(Vec v) {
+  const Mask number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+  return number ? _mm512_mask_reduce_max_ps(number, v) : _mm512_cvtss_f32(v);
+}
+CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
+  const Vec ab = add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const Vec cd = add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const Vec abcd = add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
+CPUATTN_INLINE void transpose(Vec (&v)[kLanes]) {
+  Vec t[kLanes];
+  for (int i = 0; i < 8; ++i) {  // 2 x 2 blocks inside 128-bit lanes
+    t[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i) {  // 4 x 4 blocks
+    v[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    v[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    v[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    v[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {  // 128-bit lanes, even and odd
+    t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
+  const __m512i bytes = _mm512_loadu_si512(p);
+  return _mm512_test_epi8_mask(bytes, bytes);
+}
+CPUATTN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace CPUATTN_ISA
+}  // namespace cpuattn

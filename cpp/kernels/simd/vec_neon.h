@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+// Vectors of four floats for arm64 NEON. The contract is in vec_scalar.h.
+//
+// Register budget of the product micro-kernel: 6 x 4 accumulators + 4 operands + 1 broadcast = 29
+// of 32. It does 24 FMA for 10 loads (ld1r broadcasts included).
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cpuattn {
+namespace CPUATTN_ISA {
+namespace {
+
+constexpr int kLanes = 4;
+constexpr int kMicroRows = 6;
+constexpr int kMicroVecs = 4;
+constexpr int kTileVecs = 8;
+constexpr int kDotRows = 4;
+constexpr int kDecodeRows = 3;
+
+using Vec = float32x4_t;
+using Mask = uint32x4_t;
+
+CPUATTN_INLINE Vec zero() { return vdupq_n_f32(0.0f); }
+CPUATTN_INLINE Vec broadcast(float x) { return vdupq_n_f32(x); }
+CPUATTN_INLINE Vec load(const float* p) { return vld1q_f32(p); }
+CPUATTN_INLINE Vec load_first(const float* p, int n) {
+  float t[kLanes] = {0.0f, 0.0f, 0.0f, 0.0f};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return vld1q_f32(t);
+}
+CPUATTN_INLINE void store(float* p, Vec v) { vst1q_f32(p, v); }
+CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
+  float t[kLanes];
+  vst1q_f32(t, v);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+}
+
+CPUATTN_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+CPUATTN_INLINE Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+CPUATTN_INLINE Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+CPUATTN_INLINE Vec div(Vec a, Vec b) { return vdivq_f32(a, b); }
+CPUATTN_INLINE Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+CPUATTN_INLINE Vec select(Mask m, Vec a, Vec b) { return vbslq_f32(m, a, b); }
+CPUATTN_INLINE Vec max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+CPUATTN_INLINE Vec abs(Vec a) { return vabsq_f32(a); }
+CPUATTN_INLINE Vec sign_or(Vec a, Vec b) {
+  const uint32x4_t sign = vandq_u32(vreinterpretq_u32_f32(b), vdupq_n_u32(0x80000000u));
+  return vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a), sign));
+}
+
+CPUATTN_INLINE Mask equal(Vec a, Vec b) { return vceqq_f32(a, b); }
+CPUATTN_INLINE Mask less(Vec a, Vec b) { return vcltq_f32(a, b); }
+CPUATTN_INLINE Mask mask_from_bits(uint32_t bits) {
+  const uint32x4_t lane_bit = {1u, 2u, 4u, 8u};
+  return vtstq_u32(vdupq_n_u32(bits), lane_bit);
+}
+CPUATTN_INLINE bool any(Mask m) { return vmaxvq_u32(m) != 0; }
+
+// The magic-number form of vec_scalar.h: the clamp at -127 makes -inf come out as exactly +0.
+// FMAX keeps NaN by itself.
+constexpr float kExponentMagic = 12583039.0f;
+CPUATTN_INLINE Vec split_exp2(Vec x, Vec& n) {
+  const Vec magic = vdupq_n_f32(kExponentMagic);
+  const Vec clamped = vmaxq_f32(vdupq_n_f32(-127.0f), x);
+  n = vaddq_f32(clamped, magic);
+  return vsubq_f32(clamped, vsubq_f32(n, magic));
+}
+CPUATTN_INLINE Vec scale_exp2(Vec p, Vec n) {
+  return vmulq_f32(p, vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(n), 23)));
+}
+
+CPUATTN_INLINE float reduce_add(Vec v) { return vaddvq_f32(v); }
+CPUATTN_INLINE float reduce_max(Vec v) {
+  return any(vceqq_f32(v, v)) ? vmaxnmvq_f32(v) : vgetq_lane_f32(v, 0);
+}
+CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
+  vst1q_f32(p, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
+CPUATTN_INLINE void transpose(Vec (&v)[kLanes]) {
+  const float32x4x2_t ab = vtrnq_f32(v[0], v[1]);
+  const float32x4x2_t cd = vtrnq_f32(v[2], v[3]);
+  v[0] = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+  v[1] = vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+  v[2] = vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+  v[3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+}
+CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
+  const uint8x16_t lane_bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+  uint64_t bits = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t bytes = vld1q_u8(p + 16 * i);
+    const uint8x16_t set = vandq_u8(vtstq_u8(bytes, bytes), lane_bit);
+    const uint64_t low = vaddv_u8(vget_low_u8(set));
+    const uint64_t high = vaddv_u8(vget_high_u8(set));
+    bits |= (low | high << 8) << (16 * i);
+  }
+  return bits;
+}
+CPUATTN_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+}  // namespace
+}  // namespace CPUATTN_ISA
+}  // namespace cpuattn

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+// The hot loop: one register-tiled product that serves both matrix products of attention.
+//
+//   C[m][lanes] = sum_k A[m][k] * B[k][lanes]
+//
+//   for m0 in steps of micro_rows(N):           rows of C: keys (scores) or value columns (output)
+//     for n0 in steps of kMicroVecs:            vectors of C: query rows sit in the lanes
+//       for k:                                  head_dim (scores) or keys (output)
+//         load N vectors of B, broadcast M scalars of A, M * N FMA into registers
+//
+// A is read where it lies (key or value rows, any row stride); B is contiguous in lanes. Every
+// output is one chain of FMA in order of k, so its bits do not depend on the tile it falls in.
+// The limit is two FMA a cycle; see the register budget in simd/vec_*.h.
+#pragma once
+
+namespace cpuattn {
+namespace CPUATTN_ISA {
+namespace {
+
+// A strided operand: element (m, k) lies at data[m * row_step + k * step].
+struct ScalarOperand {
+  const float* data;
+  int64_t row_step;
+  int64_t step;
+};
+
+template <int M, int N>
+CPUATTN_INLINE void accumulate(ScalarOperand a, const float* b, int64_t b_stride,
+                               int64_t depth, Vec (&acc)[M][N]) {
+  for (int m = 0; m < M; ++m) {
+    for (int n = 0; n < N; ++n) acc[m][n] = zero();
+  }
+  const float* __restrict a_k = a.data;
+  const float* __restrict b_k = b;
+  for (int64_t k = 0; k < depth; ++k, a_k += a.step, b_k += b_stride) {
+    Vec b_vec[N];
+    for (int n = 0; n < N; ++n) b_vec[n] = load(b_k + n * kLanes);
+    for (int m = 0; m < M; ++m) {
+      const Vec a_vec = broadcast(a_k[m * a.row_step]);
+      for (int n = 0; n < N; ++n) acc[m][n] = fma(a_vec, b_vec[n], acc[m][n]);
+    }
+  }
+}
+
+// A single vector of rows needs twice the chains to cover the latency of FMA.
+constexpr int micro_rows(int vecs) { return vecs == 1 ? 2 * kMicroRows : kMicroRows; }
+
+template <int kValue>
+struct Count {
+  static constexpr int value = kValue;
+};
+
+// Calls body(first, Count<n>) with the one n in 1..kMax that equals count (none when count is 0).
+template <int kMax, class Body>
+CPUATTN_INLINE void with_count(int64_t first, int count, Body body) {
+  if constexpr (kMax > 0) {
+    if (count == kMax) {
+      body(first, Count<kMax>{});
+    } else {
+      with_count<kMax - 1>(first, count, body);
+    }
+  }
+}
+
+// Covers [begin, end) by groups of kGroup and one smaller rest: body(first, Count<size>).
+template <int kGroup, class Body>
+CPUATTN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
+  for (; begin + kGroup <= end; begin += kGroup) body(begin, Count<kGroup>{});
+  with_count<kGroup - 1>(begin, static_cast<int>(end - begin), body);
+}
+
+// scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows. Where `visible`
+// is given, bit `lane` of visible[key] says whether the score stands or is -inf.
+template <int N>
+CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64_t count,
+                                    const float* query_t, int64_t head_dim, int64_t tile_rows,
+                                    const uint64_t* visible, int first_lane, float* scores) {
+  for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
+    constexpr int M = decltype(size)::value;
+    Vec acc[M][N];
+    accumulate<M, N>({keys + key * key_stride, key_stride, 1}, query_t, tile_rows, head_dim, acc);
+    if (visible != nullptr) {
+      for (int m = 0; m < M; ++m) {
+        const uint64_t bits = visible[key + m] >> first_lane;
+        for (int n = 0; n < N; ++n) {
+          const Mask keep = mask_from_bits(static_cast<uint32_t>(bits >> (n * kLanes)));
+          acc[m][n] = select(keep, acc[m][n], broadcast(-__builtin_inff()));
+        }
+      }
+    }
+    float* out = scores + key * tile_rows;
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) store(out + m * tile_rows + n * kLanes, acc[m][n]);
+    }
+  });
+}
+
+// output[column][lanes] = output * rescale + sum_key values[key][column] * weights[key][lanes].
+// Each block is summed from zero and added once: two-level summation keeps long rows accurate.
+// rescale == nullptr overwrites: the first block of these rows.
+template <int N>
+CPUATTN_NOINLINE void output_columns(const float* values, int64_t value_stride, int64_t count,
+                                     const float* weights, int64_t head_dim_v, int64_t tile_rows,
+                                     const float* rescale, float* output) {
+  Vec factor[N];
+  for (int n = 0; n < N; ++n) {
+    factor[n] = rescale != nullptr ? load(rescale + n * kLanes) : zero();
+  }
+  for_groups<micro_rows(N)>(0, head_dim_v, [&](int64_t column, auto size) CPUATTN_LAMBDA {
+    constexpr int M = decltype(size)::value;
+    Vec acc[M][N];
+    accumulate<M, N>({values + column, 1, value_stride}, weights, tile_rows, count, acc);
+    float* out = output + column * tile_rows;
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) {
+        float* p = out + m * tile_rows + n * kLanes;
+        store(p, rescale != nullptr ? fma(load(p), factor[n], acc[m][n]) : acc[m][n]);
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace CPUATTN_ISA
+}  // namespace cpuattn

@@ -1,0 +1,17 @@
+"""Exact attention on CPUs, compiled ahead of time: NumPy in, NumPy out."""
+
+from ._core import __version__, attention, explain
+from .functional import dot_product_attention, scaled_dot_product_attention
+from .runtime import available_isas, info, set_num_threads, threads
+
+__all__ = [
+    "__version__",
+    "attention",
+    "available_isas",
+    "dot_product_attention",
+    "explain",
+    "info",
+    "scaled_dot_product_attention",
+    "set_num_threads",
+    "threads",
+]

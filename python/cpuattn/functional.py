@@ -1,0 +1,226 @@
+"""Attention with the signatures and semantics of torch and of Keras."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._core import attention
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+
+def scaled_dot_product_attention(
+    query: FloatArray,
+    key: FloatArray,
+    value: FloatArray,
+    attn_mask: NDArray[Any] | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> FloatArray:
+    """Compute attention as ``torch.nn.functional.scaled_dot_product_attention``.
+
+    Parameters
+    ----------
+    query : ndarray, shape (..., num_heads, q_len, head_dim), float32
+        At least 2 axes. Leading axes, the heads included, broadcast as in torch.
+    key : ndarray, shape (..., num_heads, kv_len, head_dim), float32
+        With `enable_gqa` its number of heads may be a divisor of num_heads.
+    value : ndarray, shape (..., num_heads, kv_len, head_dim_v), float32
+        Same number of heads as `key`, or one that broadcasts.
+    attn_mask : ndarray, bool or float32, optional
+        True = attend, or values added to the scores. Broadcasts to
+        (..., num_heads, q_len, kv_len).
+    dropout_p : float
+        Applied whenever it is greater than 0, whatever the mode, as torch does. The
+        seed comes from NumPy's global generator (`numpy.random.seed`).
+    is_causal : bool
+        Top-left causal mask: row i sees keys j <= i. Combines with `attn_mask`.
+    scale : float, optional
+        Factor of the scores; 1 / sqrt(head_dim) by default.
+    enable_gqa : bool
+        Let query head h read key head h // (num_heads / num_key_heads).
+
+    Returns
+    -------
+    ndarray, shape (..., num_heads, q_len, head_dim_v), float32
+        A row with no visible key is 0.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type or dtype.
+    ValueError
+        Shapes do not fit together.
+
+    Notes
+    -----
+    Differences from torch: a mask together with `is_causal` always works (AND); a
+    masked key reaches nothing even if it holds NaN; NaN in live data is never lost;
+    lengths of key and value must agree; errors are ValueError where torch raises
+    RuntimeError.
+
+    References
+    ----------
+    PyTorch 2.13, ``torch.nn.functional.scaled_dot_product_attention``.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> x = np.ones((2, 4, 8), np.float32)
+    >>> cpuattn.scaled_dot_product_attention(x, x, x, is_causal=True).shape
+    (2, 4, 8)
+    """
+    if query.ndim < 3 or key.shape[:-2] != query.shape[:-2] != value.shape[:-2]:
+        query, key, value = _align_heads(query, key, value, enable_gqa)
+    options: dict[str, Any] = {}
+    if attn_mask is not None:
+        options["mask" if _is_boolean(attn_mask) else "bias"] = attn_mask
+    if dropout_p != 0.0:
+        options["dropout_p"] = dropout_p
+        options["dropout_seed"] = int(np.random.randint(0, 2**63))  # noqa: NPY002
+    if is_causal:
+        options["causal"] = "top_left"
+    return attention(query, key, value, scale=scale, **options)  # type: ignore[no-any-return]
+
+
+def dot_product_attention(
+    query: FloatArray,
+    key: FloatArray,
+    value: FloatArray,
+    bias: NDArray[Any] | None = None,
+    mask: NDArray[Any] | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    flash_attention: bool | None = None,
+    attn_logits_soft_cap: float | None = None,
+) -> FloatArray:
+    """Compute attention as ``keras.ops.dot_product_attention``.
+
+    Parameters
+    ----------
+    query : ndarray, shape (batch, q_len, num_heads, head_dim), float32
+        Queries.
+    key : ndarray, shape (batch, kv_len, num_kv_heads, head_dim), float32
+        Keys; num_kv_heads divides num_heads.
+    value : ndarray, shape (batch, kv_len, num_kv_heads, head_dim_v), float32
+        Values.
+    bias : ndarray, optional
+        Added to the scores; broadcasts to (batch, num_heads, q_len, kv_len). Copied if
+        its dtype is not float32.
+    mask : ndarray, optional
+        True or non-zero = attend; broadcasts like bias. Copied if it is not boolean.
+    scale : float, optional
+        Factor of the scores; 1 / sqrt(head_dim) by default.
+    is_causal : bool
+        Top-left causal mask, combined with `mask` by AND.
+    flash_attention : bool, optional
+        Accepted for compatibility: every value runs the same fused kernel.
+    attn_logits_soft_cap : float, optional
+        Scores become cap * tanh(score / cap).
+
+    Returns
+    -------
+    ndarray, shape (batch, q_len, num_heads, head_dim_v), float32
+        A row with no visible key is the mean of all value rows, as in Keras.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type or dtype.
+    ValueError
+        An array is not 4-D or shapes do not fit together.
+
+    Notes
+    -----
+    Differences from Keras: grouped queries work for every number of key heads; bias
+    and mask work together under every backend's name; a masked key reaches nothing
+    even if its value row holds NaN; a row whose bias is -inf everywhere counts as a
+    row with no visible key; kv_len 0 gives 0; `attn_logits_soft_cap` works.
+
+    References
+    ----------
+    Keras 3.15, ``keras.ops.dot_product_attention``.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> query = np.ones((2, 8, 4, 16), np.float32)
+    >>> key = np.ones((2, 8, 2, 16), np.float32)
+    >>> cpuattn.dot_product_attention(query, key, key).shape
+    (2, 8, 4, 16)
+    """
+    if query.ndim != 4 or key.ndim != 4 or value.ndim != 4:
+        raise ValueError(
+            "`dot_product_attention` only supports 4D inputs. Received: "
+            f"query.shape={query.shape}, key.shape={key.shape}, "
+            f"value.shape={value.shape}."
+        )
+    if mask is not None and not _is_boolean(mask):
+        mask = np.asarray(mask) != 0
+    if bias is not None and isinstance(bias, np.ndarray):
+        bias = bias.astype(np.float32, copy=False)
+    return attention(  # type: ignore[no-any-return]
+        query,
+        key,
+        value,
+        layout="bshd",
+        mask=mask,
+        bias=bias,
+        causal="top_left" if is_causal else False,
+        scale=scale,
+        softcap=attn_logits_soft_cap,
+        fully_masked="mean",
+    )
+
+
+def _is_boolean(array: Any) -> bool:
+    """Whether a NumPy array or a tensor of another library is boolean."""
+    return str(getattr(array, "dtype", "")).endswith("bool")
+
+
+def _align_heads(
+    query: Any, key: Any, value: Any, enable_gqa: bool
+) -> tuple[Any, Any, Any]:
+    """Give all three a heads axis, and torch's broadcasting of it."""
+    arrays = {"query": query, "key": key, "value": value}
+    for name, array in arrays.items():
+        if array.ndim < 2:
+            raise ValueError(
+                f"{name}: must have at least 2 axes; got shape {tuple(array.shape)}"
+            )
+        if array.ndim == 2:
+            arrays[name] = array[None]
+    query, key, value = arrays.values()
+    rank = max(a.ndim for a in (query, key, value))
+    heads, key_heads, value_heads = (a.shape[-3] for a in (query, key, value))
+    if enable_gqa:
+        return query, key, value
+    if rank > 3 and len({heads, key_heads, value_heads} - {1}) > 1:
+        raise ValueError(
+            f"key: heads must equal those of query {heads} or be 1 (enable_gqa=True "
+            f"groups them); got {key_heads} (key shape {tuple(key.shape)})"
+        )
+    common = max(heads, key_heads, value_heads)
+    if heads not in (common, 1) or key_heads not in (common, 1):
+        raise ValueError(
+            f"key: leading axes must broadcast with those of query "
+            f"{tuple(query.shape)}; got key shape {tuple(key.shape)}"
+        )
+
+    def with_heads(array: Any, count: int) -> Any:
+        if array.shape[-3] == count:
+            return array
+        return np.broadcast_to(array, (*array.shape[:-3], count, *array.shape[-2:]))
+
+    kv_heads = max(key_heads, value_heads)
+    return with_heads(query, common), with_heads(key, kv_heads), with_heads(
+        value, kv_heads
+    )

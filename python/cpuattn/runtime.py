@@ -1,0 +1,171 @@
+"""What runs where: instruction sets, threads, and a report for bug reports."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_threads: ContextVar[int | None] = ContextVar("cpuattn_threads", default=None)
+
+
+def available_isas() -> tuple[str, ...]:
+    """Name the instruction sets that can run here, best first.
+
+    Returns
+    -------
+    tuple of str
+        Values that the environment variable CPUATTN_ISA accepts on this machine.
+
+    Examples
+    --------
+    >>> import cpuattn
+    >>> "scalar" in cpuattn.available_isas()
+    True
+    """
+    return tuple(row["name"] for row in _core.isa_table() if row["usable"])
+
+
+def set_num_threads(num_threads: int | None) -> None:
+    """Set the default number of threads of this process.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        At least 1; None returns to CPUATTN_NUM_THREADS, OMP_NUM_THREADS or the CPUs
+        that affinity and the cgroup quota leave.
+
+    Raises
+    ------
+    TypeError
+        `num_threads` is not an integer.
+    ValueError
+        `num_threads` is less than 1.
+
+    Examples
+    --------
+    >>> import cpuattn
+    >>> cpuattn.set_num_threads(None)
+    """
+    _core.set_num_threads(0 if num_threads is None else _checked(num_threads))
+
+
+@contextmanager
+def threads(num_threads: int) -> Iterator[None]:
+    """Set the number of threads inside a ``with`` block, for this context only.
+
+    Parameters
+    ----------
+    num_threads : int
+        At least 1. Other threads and asyncio tasks are not affected.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    TypeError
+        `num_threads` is not an integer.
+    ValueError
+        `num_threads` is less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np, cpuattn
+    >>> x = np.ones((1, 2, 4, 8), np.float32)
+    >>> with cpuattn.threads(1):
+    ...     out = cpuattn.attention(x, x, x)
+    """
+    token = _threads.set(_checked(num_threads))
+    _core.use_threads_variable(_threads)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def _checked(num_threads: int) -> int:
+    if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
+        raise TypeError(
+            "num_threads: must be an integer from 1 to 4096; "
+            f"got {type(num_threads).__name__}"
+        )
+    if not 1 <= num_threads <= 4096:
+        raise ValueError(
+            f"num_threads: must be an integer from 1 to 4096; got {num_threads}"
+        )
+    return int(num_threads)
+
+
+def info() -> dict[str, Any]:
+    """Report version, CPU, instruction sets, threads and loaded OpenMP runtimes.
+
+    Returns
+    -------
+    dict
+        Keys: version, python, numpy, platform, cpu, features, isa (active, or the
+        error text of a wrong CPUATTN_ISA), isas (name, compiled, usable, reason),
+        threads, threads_from, affinity, forked, openmp (files mapped).
+
+    Examples
+    --------
+    >>> import cpuattn
+    >>> cpuattn.info()["version"] == cpuattn.__version__
+    True
+    """
+    try:
+        isa = _core.isa()
+    except RuntimeError as error:
+        isa = str(error)
+    return {
+        "version": _core.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "features": _core.features(),
+        "isa": isa,
+        "isas": _core.isa_table(),
+        "threads": _threads.get() or _core.num_threads(),
+        "threads_from": "threads()" if _threads.get() else _core.num_threads_source(),
+        "affinity": _affinity(),
+        "forked": _core.in_forked_child(),
+        "openmp": _openmp_files(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    models = [line for line in text.splitlines() if line.startswith("model name")]
+    return models[0].partition(":")[2].strip() if models else platform.processor()
+
+
+def _affinity() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _openmp_files() -> list[str]:
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    names = ("libgomp", "libiomp", "libomp")
+    paths = {line.split()[-1] for line in lines if any(name in line for name in names)}
+    return sorted(paths)
