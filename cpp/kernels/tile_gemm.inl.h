@@ -42,6 +42,9 @@ CPUATTN_INLINE void accumulate(ScalarOperand a, const float* b, int64_t b_stride
   }
 }
 
+// Longer dot products are summed in parts: one chain of thousands of additions loses digits.
+constexpr int64_t kDepthBlock = 256;
+
 // A single vector of rows needs twice the chains to cover the latency of FMA.
 constexpr int micro_rows(int vecs) { return vecs == 1 ? 2 * kMicroRows : kMicroRows; }
 
@@ -78,19 +81,30 @@ CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64
   for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
     constexpr int M = decltype(size)::value;
     Vec acc[M][N];
-    accumulate<M, N>({keys + key * key_stride, key_stride, 1}, query_t, tile_rows, head_dim, acc);
-    if (visible != nullptr) {
-      for (int m = 0; m < M; ++m) {
-        const uint64_t bits = visible[key + m] >> first_lane;
-        for (int n = 0; n < N; ++n) {
-          const Mask keep = mask_from_bits(static_cast<uint32_t>(bits >> (n * kLanes)));
-          acc[m][n] = select(keep, acc[m][n], broadcast(-__builtin_inff()));
+    float* out = scores + key * tile_rows;
+    for (int64_t d = 0; d == 0 || d < head_dim; d += kDepthBlock) {
+      const int64_t depth = head_dim - d < kDepthBlock ? head_dim - d : kDepthBlock;
+      accumulate<M, N>({keys + key * key_stride + d, key_stride, 1}, query_t + d * tile_rows,
+                       tile_rows, depth, acc);
+      if (d > 0) {
+        for (int m = 0; m < M; ++m) {
+          for (int n = 0; n < N; ++n) {
+            acc[m][n] = add(acc[m][n], load(out + m * tile_rows + n * kLanes));
+          }
         }
       }
-    }
-    float* out = scores + key * tile_rows;
-    for (int m = 0; m < M; ++m) {
-      for (int n = 0; n < N; ++n) store(out + m * tile_rows + n * kLanes, acc[m][n]);
+      if (visible != nullptr && d + depth == head_dim) {
+        for (int m = 0; m < M; ++m) {
+          const uint64_t bits = visible[key + m] >> first_lane;
+          for (int n = 0; n < N; ++n) {
+            const Mask keep = mask_from_bits(static_cast<uint32_t>(bits >> (n * kLanes)));
+            acc[m][n] = select(keep, acc[m][n], broadcast(-__builtin_inff()));
+          }
+        }
+      }
+      for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) store(out + m * tile_rows + n * kLanes, acc[m][n]);
+      }
     }
   });
 }
