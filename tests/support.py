@@ -127,9 +127,12 @@ def compare(query: Array, key: Array, value: Array, **options: Any) -> tuple[Arr
     oracle = as_tuple(reference.attention(query, key, value, **options))
     few = query.size * key.size < 2**27
     naive = naive_results(query, key, value, count=12 if few else 3, **options)
-    scales = [rounding_scale(query, key, value, **options) if few else None]
+    out_scale, weight_scale = None, None
+    if few:
+        out_scale, weight_scale = rounding_scales(query, key, value, **options)
+    scales = [out_scale]
     scales += [1.0] if options.get("return_lse") else []
-    scales += [None] if options.get("return_weights") else []
+    scales += [weight_scale] if options.get("return_weights") else []
     assert len(ours) == len(oracle) == len(scales)
     for n, (mine, exact) in enumerate(zip(ours, oracle, strict=True)):
         assert mine.dtype == np.float32
@@ -137,8 +140,10 @@ def compare(query: Array, key: Array, value: Array, **options: Any) -> tuple[Arr
     return ours
 
 
-def rounding_scale(query: Array, key: Array, value: Array, **options: Any) -> float:
-    """Return the output scale that a row's rounding depends on.
+def rounding_scales(
+    query: Array, key: Array, value: Array, **options: Any
+) -> tuple[float, float]:
+    """Return the scales that the rounding of out and of the weights depends on.
 
     Terms that cancel leave an output smaller than themselves, so it is the root of
     their summed squares; and a score is rounded before it becomes a weight, so that a
@@ -146,10 +151,17 @@ def rounding_scale(query: Array, key: Array, value: Array, **options: Any) -> fl
     """
     options |= {"return_lse": True, "return_weights": "after_dropout"}
     _, lse, weights = reference.attention(query, key, value, **options)
-    largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
-    scores = np.where(np.isfinite(lse), np.maximum(np.abs(lse), 1), 0)
-    rows = np.sqrt(np.nansum(weights**2, -1)) * scores
-    return float(largest * rows.max(initial=0.0))
+    weights = np.nan_to_num(weights)
+    largest = weights.max(-1, initial=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = np.abs(lse + np.log(largest))
+    size = np.maximum(np.where(np.isfinite(score), score, 0), 1)
+    terms = np.sqrt((weights**2).sum(-1)) * size
+    greatest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
+    return (
+        float(greatest * terms.max(initial=0.0)),
+        float((largest * size).max(initial=0.0)),
+    )
 
 
 def sees(query: Array, key: Array, value: Array, **options: Any) -> Array:

@@ -27,6 +27,7 @@ struct DecodeState {
   float* output;   // (rows, output_stride), unnormalised
   float* scores;   // (rows, kDecodeKeys)
   float* rescale;  // (rows)
+  Row* of;  // token and head of each row
   KeyRange* range;
   uint64_t* visible;  // (rows): a word of key bits per row
   KvScratch kv;
@@ -43,6 +44,7 @@ CPUATTN_INLINE DecodeState take_decode_state(Arena& arena, const KernelShape& sh
   s.output = arena.take<float>(s.rows * s.output_stride);
   s.scores = arena.take<float>(s.rows * kDecodeKeys);
   s.rescale = arena.take<float>(s.rows);
+  s.of = arena.take<Row>(s.rows);
   s.range = arena.take<KeyRange>(s.rows);
   s.visible = arena.take<uint64_t>(s.rows);
   s.kv = take_kv_scratch(arena, kDecodeKeys, shape.head_dim, shape.head_dim_v);
@@ -55,31 +57,30 @@ int64_t decode_scratch_bytes(const KernelShape& shape) {
   return counter.used;
 }
 
+CPUATTN_INLINE Vec load_strided(const char* p, int64_t step, int64_t count) {
+  if (step == sizeof(float)) {
+    const float* from = reinterpret_cast<const float*>(p);
+    return count >= kLanes ? load(from) : load_first(from, static_cast<int>(count));
+  }
+  float t[kLanes] = {};
+  for (int64_t i = 0; i < count && i < kLanes; ++i) t[i] = float_at(p + i * step);
+  return load(t);
+}
+
 CPUATTN_INLINE void open_rows(const WorkItem& item, DecodeState& s) {
+  const Vec factor = broadcast(item.query_factor);
+  divide_rows(item, item.row_begin, s.rows, s.of);
   for (int64_t r = 0; r < s.rows; ++r) {
-    const int64_t row = item.row_begin + r;
-    s.range[r] = key_range(item, row / item.group);
-    const char* p = row_address(item.query, item.group, row);
-    float* query = s.query + r * s.query_stride;
+    s.range[r] = key_range(item, s.of[r].token);
+    const char* p = row_address(item.query, s.of[r]);
     for (int64_t c = 0; c < s.query_stride; c += kLanes) {
-      const int count = static_cast<int>(smaller(kLanes, item.head_dim - c));
-      float t[kLanes] = {};
-      for (int i = 0; i < count; ++i) {
-        __builtin_memcpy(&t[i], p + (c + i) * item.query.col_step, sizeof(float));
-      }
-      store(query + c, mul(load(t), broadcast(item.query_factor)));
+      const Vec q = load_strided(p + c * item.query.col_step, item.query.col_step, item.head_dim - c);
+      store(s.query + r * s.query_stride + c, mul(q, factor));
     }
-    for (int64_t c = 0; c < s.output_stride; c += kLanes) store(s.output + r * s.output_stride + c, zero());
-    item.row_max[r] = kNegInf;
-    item.row_sum[r] = 0.0f;
-    if (item.sinks != nullptr && item.start_from_sinks) {
-      float sink;
-      __builtin_memcpy(&sink,
-                       item.sinks + (row % item.group) * item.sink_step,
-                       sizeof(float));
-      item.row_max[r] = sink * kLog2e;
-      item.row_sum[r] = sink == kNegInf ? 0.0f : 1.0f;
+    for (int64_t c = 0; c < s.output_stride; c += kLanes) {
+      store(s.output + r * s.output_stride + c, zero());
     }
+    start_row(item, s.of[r], item.row_max[r], item.row_sum[r]);
   }
 }
 
@@ -90,7 +91,7 @@ CPUATTN_INLINE Sight look_rows(const WorkItem& item, const DecodeState& s, int64
   uint64_t any_word = 0;
   uint64_t all_words = full;
   for (int64_t r = 0; r < s.rows; ++r) {
-    s.visible[r] = row_word(item, item.row_begin + r, s.range[r], begin, end - begin);
+    s.visible[r] = row_word(item, s.of[r], s.range[r], begin, end - begin);
     any_word |= s.visible[r];
     all_words &= s.visible[r];
   }
@@ -148,24 +149,19 @@ CPUATTN_NOINLINE void score_rows(const WorkItem& item, const DecodeState& s, con
 // Bias, softcap and ALiBi of one row, then -inf where it does not see the key.
 CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s, int64_t r,
                                  const KvBlock& block, bool partial) {
-  const int64_t row = item.row_begin + r;
+  const Row row = s.of[r];
   const int64_t count = block.end - block.begin;
   float* scores = s.scores + r * kDecodeKeys;
   for (int64_t key = 0; key < count; key += kLanes) {
     Vec score = load(scores + key);
     if (item.softcap_factor != 0.0f) score = mul(tanh(score), broadcast(item.softcap_factor));
     if (item.bias.data != nullptr) {
-      const char* p = row_address(item.bias, item.group, row) +
-                      (block.begin + key) * item.bias.col_step;
-      float bias[kLanes] = {};
-      for (int64_t i = 0; i < smaller(kLanes, count - key); ++i) {
-        __builtin_memcpy(&bias[i], p + i * item.bias.col_step, sizeof(float));
-      }
-      score = add_bias(score, load(bias));
+      const char* p = row_address(item.bias, row) + (block.begin + key) * item.bias.col_step;
+      score = add_bias(score, load_strided(p, item.bias.col_step, count - key));
     }
     if (item.alibi_slopes != nullptr) {
       const float diagonal =
-          static_cast<float>(row / item.group + item.offset - (block.begin + key));
+          static_cast<float>(row.token + item.offset - (block.begin + key));
       float distance[kLanes];
       for (int i = 0; i < kLanes; ++i) distance[i] = diagonal - static_cast<float>(i);
       score = fma(broadcast(alibi_slope(item, row) * -kLog2e), abs(load(distance)), score);
@@ -210,19 +206,18 @@ CPUATTN_INLINE void softmax_row(float* scores, int64_t count, bool mark, float* 
 CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, int64_t r,
                                const KvBlock& block) {
   const Dropout& d = item.dropout;
-  const int64_t row = item.row_begin + r;
   float* weights = s.scores + r * kDecodeKeys;
   PhiloxState draws;
   int64_t drawn = -1;
   for (int64_t key = block.begin; key < block.end; ++key) {
     bool kept = !d.keep_nothing;
     if (kept && d.keep.data != nullptr) {
-      kept = row_address(d.keep, item.group, row)[key * d.keep.col_step] != 0;
+      kept = row_address(d.keep, s.of[r])[key * d.keep.col_step] != 0;
     } else if (kept) {
       const int64_t column = d.shared_columns ? 0 : key;
       if (column / 4 != drawn) {
         drawn = column / 4;
-        draw(item, row, 1, drawn, draws);
+        draw(item, s.of + r, 1, drawn, draws);
       }
       kept = draws.word[column % 4][0] >= d.threshold;
     }
@@ -294,9 +289,7 @@ CPUATTN_NOINLINE void add_flagged_rows(const WorkItem& item, const DecodeState& 
       const float weight = s.scores[r * kDecodeKeys + block.flagged[f]];
       if (__builtin_signbitf(weight)) continue;
       for (int64_t c = 0; c < item.head_dim_v; ++c) {
-        float v;
-        __builtin_memcpy(&v, value + c * item.value.col_step, sizeof(float));
-        s.output[r * s.output_stride + c] += weight * v;
+        s.output[r * s.output_stride + c] += weight * float_at(value + c * item.value.col_step);
       }
     }
   }
@@ -323,7 +316,7 @@ CPUATTN_INLINE void attend_block(const WorkItem& item, const DecodeState& s, con
 CPUATTN_INLINE bool close_rows(const WorkItem& item, const DecodeState& s) {
   Vec finite = zero();
   for (int64_t r = 0; r < s.rows; ++r) {
-    char* row = row_address(item.out, item.group, item.row_begin + r);
+    char* row = row_address(item.out, s.of[r]);
     int64_t col_step = item.out.col_step;
     float factor = item.row_sum[r] == 0.0f ? 0.0f : item.weight_factor / item.row_sum[r];
     if (item.partial) {

@@ -26,13 +26,14 @@ constexpr int64_t kRangeStep = 16;     // ranges of a vector of rows are widened
 
 // One tile of query rows and its running state, all with rows in the lanes.
 struct RowTile {
-  int64_t row;       // first row
+  int64_t first_row;
   int rows, vecs;    // valid rows; vectors of lanes
   int64_t width;     // vecs * kLanes: the stride of query_t, output_t and the score tile
   float* query_t;    // (head_dim, width), scaled
   float* output_t;   // (head_dim_v, width), unnormalised
   float row_max[kTileRows];
   float row_sum[kTileRows];
+  Row of[kTileRows];  // token and head of each row
   KeyRange range[kTileRows];
   // By vector of rows: columns that some row sees (widened), columns that every row sees.
   KeyRange some[kTileVecs], every[kTileVecs];
@@ -72,85 +73,90 @@ int64_t prefill_scratch_bytes(const KernelShape& shape) {
 
 // ---------------------------------------------------------------- opening a tile
 
-// Fills rows[] with the addresses of the tile's kLanes rows from vector v on; null past the end.
-CPUATTN_INLINE void row_addresses(const WorkItem& item, const RowPlane& plane, const RowTile& tile,
-                                  int vec, char* (&rows)[kLanes]) {
-  for (int i = 0; i < kLanes; ++i) {
-    const int lane = vec * kLanes + i;
-    rows[i] = lane < tile.rows ? row_address(plane, item.group, tile.row + lane) : nullptr;
-  }
+// Addresses of the valid rows of one vector; returns how many there are.
+CPUATTN_INLINE int row_addresses(const RowPlane& plane, const RowTile& tile, int vec,
+                                 char* (&rows)[kLanes]) {
+  const int valid = static_cast<int>(smaller(kLanes, tile.rows - vec * kLanes));
+  for (int i = 0; i < valid; ++i) rows[i] = row_address(plane, tile.of[vec * kLanes + i]);
+  return valid;
 }
 
 CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
   const Vec factor = broadcast(item.query_factor);
   for (int vec = 0; vec < tile.vecs; ++vec) {
     char* rows[kLanes];
-    row_addresses(item, item.query, tile, vec, rows);
+    const int valid = row_addresses(item.query, tile, vec, rows);
     for (int64_t column = 0; column < item.head_dim; column += kLanes) {
       const int64_t count = smaller(kLanes, item.head_dim - column);
       Vec block[kLanes];
-      load_transposed(rows, column, count, item.query.col_step, block);
+      load_transposed(rows, valid, column, count, item.query.col_step, block);
       float* out = tile.query_t + column * tile.width + vec * kLanes;
-      for (int i = 0; i < count; ++i) store(out + i * tile.width, mul(block[i], factor));
+      if (count == kLanes) {
+        CPUATTN_UNROLL
+        for (int i = 0; i < kLanes; ++i) store(out + i * tile.width, mul(block[i], factor));
+      } else {
+        for (int i = 0; i < count; ++i) store(out + i * tile.width, mul(block[i], factor));
+      }
     }
   }
+}
+
+// What some and every row of one vector see, out of the rows' own ranges.
+CPUATTN_INLINE void bound_vector(const WorkItem& item, RowTile& tile, int vec) {
+  KeyRange some{item.kv_end, item.kv_begin};
+  KeyRange every{item.kv_begin, item.kv_end};
+  const int last = static_cast<int>(smaller(tile.rows, (vec + 1) * kLanes));
+  for (int i = vec * kLanes; i < last; ++i) {
+    const KeyRange range = tile.range[i];
+    every.begin = larger(every.begin, range.begin);
+    every.end = smaller(every.end, range.end);
+    if (range.begin == range.end) continue;
+    some.begin = smaller(some.begin, range.begin);
+    some.end = larger(some.end, range.end);
+  }
+  tile.some[vec] = some;
+  tile.every[vec] = every;
 }
 
 CPUATTN_INLINE void find_ranges(const WorkItem& item, RowTile& tile) {
-  KeyRange all{item.kv_end, item.kv_begin};  // columns that some row of the tile sees
-  for (int i = 0; i < tile.rows; ++i) {
-    tile.range[i] = key_range(item, (tile.row + i) / item.group);
-    if (tile.range[i].begin < tile.range[i].end) {
-      all.begin = smaller(all.begin, tile.range[i].begin);
-      all.end = larger(all.end, tile.range[i].end);
-    }
+  const bool banded = item.band_left != kOpen || item.band_right != kOpen;
+  if (!banded && tile.of[tile.rows - 1].token < item.q_length) {  // every row sees the same keys
+    const KeyRange range = key_range(item, tile.of[0].token);
+    for (int i = 0; i < tile.rows; ++i) tile.range[i] = range;
+    for (int vec = 0; vec < tile.vecs; ++vec) tile.some[vec] = tile.every[vec] = range;
+    return;
   }
+  for (int i = 0; i < tile.rows; ++i) tile.range[i] = key_range(item, tile.of[i].token);
+  KeyRange all{item.kv_end, item.kv_begin};
   for (int vec = 0; vec < tile.vecs; ++vec) {
-    KeyRange some{item.kv_end, item.kv_begin};
-    KeyRange every{item.kv_begin, item.kv_end};
-    const int last = static_cast<int>(smaller(tile.rows, (vec + 1) * kLanes));
-    for (int i = vec * kLanes; i < last; ++i) {
-      every.begin = larger(every.begin, tile.range[i].begin);
-      every.end = smaller(every.end, tile.range[i].end);
-      if (tile.range[i].begin == tile.range[i].end) continue;
-      some.begin = smaller(some.begin, tile.range[i].begin);
-      some.end = larger(some.end, tile.range[i].end);
-    }
-    if (some.begin < some.end) {
-      some.begin = larger(all.begin, some.begin / kRangeStep * kRangeStep);
-      some.end = smaller(all.end, (some.end + kRangeStep - 1) / kRangeStep * kRangeStep);
-    }
-    tile.some[vec] = some;
-    tile.every[vec] = every;
+    bound_vector(item, tile, vec);
+    all.begin = smaller(all.begin, tile.some[vec].begin);
+    all.end = larger(all.end, tile.some[vec].end);
+  }
+  for (int vec = 0; vec < tile.vecs; ++vec) {  // widen, so that runs are worth their while
+    KeyRange& some = tile.some[vec];
+    if (some.begin >= some.end) continue;
+    some.begin = larger(all.begin, some.begin / kRangeStep * kRangeStep);
+    some.end = smaller(all.end, (some.end + kRangeStep - 1) / kRangeStep * kRangeStep);
   }
 }
 
-CPUATTN_INLINE void start_state(const WorkItem& item, RowTile& tile) {
-  for (int i = 0; i < kTileRows; ++i) {
+CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile& tile) {
+  tile.first_row = first_row;
+  tile.rows = static_cast<int>(smaller(kTileRows, item.row_end - first_row));
+  tile.vecs = (tile.rows + kLanes - 1) / kLanes;
+  tile.width = static_cast<int64_t>(tile.vecs) * kLanes;
+  tile.started = 0;
+  divide_rows(item, first_row, tile.rows, tile.of);
+  find_ranges(item, tile);
+  pack_query(item, tile);
+  for (int i = 0; i < tile.rows; ++i) {
+    start_row(item, tile.of[i], tile.row_max[i], tile.row_sum[i]);
+  }
+  for (int i = tile.rows; i < tile.width; ++i) {
     tile.row_max[i] = kNegInf;
     tile.row_sum[i] = 0.0f;
   }
-  if (item.sinks != nullptr && item.start_from_sinks) {
-    for (int i = 0; i < tile.rows; ++i) {
-      const int64_t head = (tile.row + i) % item.group;
-      float sink;
-      __builtin_memcpy(&sink, item.sinks + head * item.sink_step,
-                       sizeof(float));
-      tile.row_max[i] = sink * kLog2e;
-      tile.row_sum[i] = sink == kNegInf ? 0.0f : 1.0f;
-    }
-  }
-  tile.started = 0;
-}
-
-CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t row, RowTile& tile) {
-  tile.row = row;
-  tile.rows = static_cast<int>(smaller(kTileRows, item.row_end - row));
-  tile.vecs = (tile.rows + kLanes - 1) / kLanes;
-  tile.width = static_cast<int64_t>(tile.vecs) * kLanes;
-  find_ranges(item, tile);
-  pack_query(item, tile);
-  start_state(item, tile);
 }
 
 // ---------------------------------------------------------------- runs of visible keys
@@ -172,7 +178,7 @@ CPUATTN_NOINLINE Sight look(const WorkItem& item, const RowTile& tile, int64_t k
   uint64_t all_words = low_bits(count);
   const int last = static_cast<int>(smaller(tile.rows, last_vec * kLanes));
   for (int i = first_vec * kLanes; i < last; ++i) {
-    words[i] = row_word(item, tile.row + i, tile.range[i], key, count);
+    words[i] = row_word(item, tile.of[i], tile.range[i], key, count);
     any_word |= words[i];
     all_words &= words[i];
   }
@@ -263,18 +269,16 @@ CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, cons
   const bool one_row = item.bias.token_step == 0 && item.bias.head_step == 0;
   for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
     char* rows[kLanes];
-    row_addresses(item, item.bias, tile, vec, rows);
+    const int valid = row_addresses(item.bias, tile, vec, rows);
     for (int64_t key = run.begin; key < run.end; key += kLanes) {
       const int64_t count = smaller(kLanes, run.end - key);
       Vec block[kLanes];
       if (one_row) {  // the same bias for every row: a scalar per key
         for (int64_t i = 0; i < count; ++i) {
-          float b;
-          __builtin_memcpy(&b, item.bias.data + (key + i) * item.bias.col_step, sizeof(float));
-          block[i] = broadcast(b);
+          block[i] = broadcast(float_at(item.bias.data + (key + i) * item.bias.col_step));
         }
       } else {
-        load_transposed(rows, key, count, item.bias.col_step, block);
+        load_transposed(rows, valid, key, count, item.bias.col_step, block);
       }
       float* p = scores + (key - run.begin) * tile.width + vec * kLanes;
       for (int64_t i = 0; i < count; ++i) {
@@ -284,21 +288,15 @@ CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, cons
   }
 }
 
-CPUATTN_INLINE float alibi_slope(const WorkItem& item, int64_t row) {
-  float slope;
-  __builtin_memcpy(&slope, item.alibi_slopes + (row % item.group) * item.alibi_step, sizeof(float));
-  return slope;
-}
-
 CPUATTN_NOINLINE void apply_alibi(const WorkItem& item, const RowTile& tile, const Run& run,
                                   float* scores) {
   for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
     float slopes[kLanes] = {};
     float distances[kLanes] = {};  // from the first key of the run to the row's diagonal
     for (int i = 0; i < kLanes && vec * kLanes + i < tile.rows; ++i) {
-      const int64_t row = tile.row + vec * kLanes + i;
+      const Row row = tile.of[vec * kLanes + i];
       slopes[i] = alibi_slope(item, row) * -kLog2e;
-      distances[i] = static_cast<float>(row / item.group + item.offset - run.begin);
+      distances[i] = static_cast<float>(row.token + item.offset - run.begin);
     }
     const Vec slope = load(slopes);
     Vec distance = load(distances);
@@ -387,9 +385,9 @@ CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, co
   const int64_t keys = run.end - run.begin;
   if (d.keep.data != nullptr || d.keep_nothing) {
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = tile.row + first + i;
-      const char* keep =
-          d.keep_nothing ? nullptr : row_address(d.keep, item.group, row) + run.begin * d.keep.col_step;
+      const char* keep = d.keep_nothing ? nullptr
+                                        : row_address(d.keep, tile.of[first + i]) +
+                                              run.begin * d.keep.col_step;
       for (int64_t key = 0; key < keys; ++key) {
         const bool kept = keep != nullptr && keep[key * d.keep.col_step] != 0;
         weights[key * tile.width + first + i] *= kept ? 1.0f : 0.0f;
@@ -403,7 +401,7 @@ CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, co
     const int64_t column = d.shared_columns ? 0 : run.begin + key;
     if (column / 4 != drawn) {
       drawn = column / 4;
-      draw(item, tile.row + first, count, drawn, draws);
+      draw(item, tile.of + first, count, drawn, draws);
     }
     float* p = weights + key * tile.width + first;
     const uint32_t* word = draws.word[column % 4];
@@ -422,9 +420,7 @@ CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, con
       const float weight = weights[(key - run.begin) * tile.width + lane];
       if (__builtin_signbitf(weight)) continue;
       for (int64_t c = 0; c < item.head_dim_v; ++c) {
-        float v;
-        __builtin_memcpy(&v, value + c * item.value.col_step, sizeof(float));
-        tile.output_t[c * tile.width + lane] += weight * v;
+        tile.output_t[c * tile.width + lane] += weight * float_at(value + c * item.value.col_step);
       }
     }
   }
@@ -487,43 +483,72 @@ CPUATTN_INLINE void store_row(char* row, int64_t column, int64_t col_step, int c
   }
 }
 
-// Writes out (normalised) or the partial output, and reports whether every element is finite.
-CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
-  const int64_t item_row = tile.row - item.row_begin;
-  for (int i = 0; i < tile.rows; ++i) {
-    item.row_max[item_row + i] = tile.row_max[i];
-    item.row_sum[item_row + i] = tile.row_sum[i];
-  }
-  Vec finite = zero();  // becomes NaN in a lane whose row is not finite
-  for (int vec = 0; vec < tile.vecs; ++vec) {
-    char* rows[kLanes];
-    row_addresses(item, item.out, tile, vec, rows);
-    Vec factor = broadcast(1.0f);
-    int64_t col_step = item.out.col_step;
-    if (item.partial) {
-      col_step = sizeof(float);
-      for (int i = 0; i < kLanes && rows[i] != nullptr; ++i) {
-        rows[i] = reinterpret_cast<char*>(item.partial_out +
-                                          (item_row + vec * kLanes + i) * item.head_dim_v);
-      }
-    } else {
-      const Vec sum = load(tile.row_sum + vec * kLanes);
-      factor = div(broadcast(item.weight_factor), sum);
-      factor = select(equal(sum, zero()), zero(), factor);
+// Stores kLanes columns of one vector of rows; `finite` turns NaN in a lane that holds Inf or NaN.
+CPUATTN_INLINE void store_block(Vec (&block)[kLanes], char* const* rows, int valid, int64_t column,
+                                int64_t col_step, int count, Vec& finite) {
+  transpose(block);
+  if (valid == kLanes && count == kLanes && col_step == sizeof(float)) {
+    CPUATTN_UNROLL
+    for (int i = 0; i < kLanes; ++i) {
+      finite = fma(block[i], zero(), finite);
+      store(reinterpret_cast<float*>(rows[i]) + column, block[i]);
     }
+  } else {
+    for (int i = 0; i < valid; ++i) {
+      finite = fma(block[i], zero(), finite);
+      store_row(rows[i], column, col_step, count, block[i]);
+    }
+  }
+}
+
+// Where the rows of one vector go, and by what they are multiplied: out, normalised, or the
+// partial output as it is.
+struct Destination {
+  char* rows[kLanes];
+  int valid;
+  int64_t col_step;
+  Vec factor;
+};
+CPUATTN_INLINE Destination destination(const WorkItem& item, const RowTile& tile, int vec) {
+  Destination to;
+  to.valid = row_addresses(item.out, tile, vec, to.rows);
+  if (item.partial) {
+    float* row = item.partial_out +
+                 (tile.first_row - item.row_begin + vec * kLanes) * item.head_dim_v;
+    for (int i = 0; i < to.valid; ++i) to.rows[i] = reinterpret_cast<char*>(row + i * item.head_dim_v);
+    to.col_step = sizeof(float);
+    to.factor = broadcast(1.0f);
+  } else {
+    const Vec sum = load(tile.row_sum + vec * kLanes);
+    to.col_step = item.out.col_step;
+    to.factor = select(equal(sum, zero()), zero(), div(broadcast(item.weight_factor), sum));
+  }
+  return to;
+}
+
+// Writes the tile's results and reports whether every element is finite.
+CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
+  for (int i = 0; i < tile.rows; ++i) {
+    item.row_max[tile.first_row - item.row_begin + i] = tile.row_max[i];
+    item.row_sum[tile.first_row - item.row_begin + i] = tile.row_sum[i];
+  }
+  Vec finite = zero();
+  for (int vec = 0; vec < tile.vecs; ++vec) {
+    const Destination to = destination(item, tile, vec);
     const bool started = (tile.started >> vec & 1u) != 0;
     for (int64_t column = 0; column < item.head_dim_v; column += kLanes) {
       const int count = static_cast<int>(smaller(kLanes, item.head_dim_v - column));
+      const float* p = tile.output_t + column * tile.width + vec * kLanes;
       Vec block[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        const float* p = tile.output_t + (column + i) * tile.width + vec * kLanes;
-        block[i] = i < count && started ? mul(load(p), factor) : zero();
+      if (started && count == kLanes) {
+        CPUATTN_UNROLL
+        for (int i = 0; i < kLanes; ++i) block[i] = mul(load(p + i * tile.width), to.factor);
+      } else {
+        for (int i = 0; i < kLanes; ++i) {
+          block[i] = started && i < count ? mul(load(p + i * tile.width), to.factor) : zero();
+        }
       }
-      transpose(block);
-      for (int i = 0; i < kLanes && rows[i] != nullptr; ++i) {
-        finite = fma(block[i], zero(), finite);
-        store_row(rows[i], column, col_step, count, block[i]);
-      }
+      store_block(block, to.rows, to.valid, column, to.col_step, count, finite);
     }
   }
   return reduce_add(finite) == 0.0f;
@@ -547,7 +572,7 @@ CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, c
   const float factor = dropped ? item.weight_factor : 1.0f;
   for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes && lane < tile.rows; ++lane) {
     if (tile.row_sum[lane] == 0.0f) continue;
-    char* row = row_address(item.weights, item.group, tile.row + lane);
+    char* row = row_address(item.weights, tile.of[lane]);
     for (int64_t key = 0; key < count; ++key) {
       const float weight = scores[key * tile.width + lane] * factor;
       __builtin_memcpy(row + (run.begin + key) * item.weights.col_step, &weight, sizeof(float));

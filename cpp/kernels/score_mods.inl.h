@@ -35,8 +35,27 @@ CPUATTN_INLINE bool has_bits(const WorkItem& item) {
   return item.mask.data != nullptr || item.q_segments.data != nullptr;
 }
 
-CPUATTN_INLINE char* row_address(const RowPlane& plane, int64_t group, int64_t row) {
-  return plane.data + (row / group) * plane.token_step + (row % group) * plane.head_step;
+// A query row: row = token * group + head. Divided out once per tile, not once per use.
+struct Row {
+  int64_t token, head;
+};
+
+CPUATTN_INLINE void divide_rows(const WorkItem& item, int64_t first, int64_t count, Row* rows) {
+  Row row{first / item.group, first % item.group};
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i] = row;
+    if (++row.head == item.group) row = {row.token + 1, 0};
+  }
+}
+
+CPUATTN_INLINE char* row_address(const RowPlane& plane, Row row) {
+  return plane.data + row.token * plane.token_step + row.head * plane.head_step;
+}
+
+CPUATTN_INLINE float float_at(const char* p) {
+  float x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
 }
 
 CPUATTN_INLINE uint64_t low_bits(int64_t n) { return n >= 64 ? kAllKeys : (uint64_t{1} << n) - 1; }
@@ -68,18 +87,18 @@ CPUATTN_INLINE int64_t integer_at(const IntegerList& list, int64_t i) {
 }
 
 // Bit i says whether `row` sees key + i, for i < count <= 64.
-CPUATTN_INLINE uint64_t row_word(const WorkItem& item, int64_t row, KeyRange range, int64_t key,
+CPUATTN_INLINE uint64_t row_word(const WorkItem& item, Row row, KeyRange range, int64_t key,
                                  int64_t count) {
   const int64_t begin = larger(range.begin - key, 0);
   const int64_t end = smaller(range.end - key, count);
   if (end <= begin) return 0;
   uint64_t word = low_bits(end) & ~low_bits(begin);
   if (item.mask.data != nullptr) {
-    const char* p = row_address(item.mask, item.group, row) + key * item.mask.col_step;
+    const char* p = row_address(item.mask, row) + key * item.mask.col_step;
     word &= boolean_bits(p, item.mask.col_step, count);
   }
   if (item.q_segments.data != nullptr) {
-    const int64_t segment = integer_at(item.q_segments, row / item.group);
+    const int64_t segment = integer_at(item.q_segments, row.token);
     uint64_t same = 0;
     for (int64_t i = 0; i < count; ++i) {
       same |= static_cast<uint64_t>(integer_at(item.kv_segments, key + i) == segment) << i;
@@ -103,21 +122,27 @@ CPUATTN_NOINLINE void transpose_bits(uint64_t (&a)[64]) {
   }
 }
 
-// x[i] of kLanes rows at `column`, with lanes = rows; null rows give 0. Handles any step.
-CPUATTN_INLINE void load_transposed(const char* const* rows, int64_t column, int64_t count,
-                                    int64_t col_step, Vec (&out)[kLanes]) {
-  for (int i = 0; i < kLanes; ++i) {
-    if (rows[i] == nullptr) {
-      out[i] = zero();
-    } else if (col_step == sizeof(float)) {
-      const float* p = reinterpret_cast<const float*>(rows[i]) + column;
-      out[i] = count >= kLanes ? load(p) : load_first(p, static_cast<int>(count));
-    } else {
-      float t[kLanes] = {};
-      for (int64_t j = 0; j < count && j < kLanes; ++j) {
-        __builtin_memcpy(&t[j], rows[i] + (column + j) * col_step, sizeof(float));
+// out[i] = column + i of `valid` <= kLanes rows, lanes = rows; lanes past `valid` are 0. Columns
+// past `count` are not read. The usual case, whole vectors of adjacent columns, is all loads.
+CPUATTN_INLINE void load_transposed(const char* const* rows, int valid, int64_t column,
+                                    int64_t count, int64_t col_step, Vec (&out)[kLanes]) {
+  if (col_step == sizeof(float) && count >= kLanes && valid == kLanes) {
+    CPUATTN_UNROLL
+    for (int i = 0; i < kLanes; ++i) {
+      out[i] = load(reinterpret_cast<const float*>(rows[i]) + column);
+    }
+  } else {
+    const int columns = static_cast<int>(smaller(count, kLanes));
+    for (int i = 0; i < kLanes; ++i) {
+      if (i >= valid) {
+        out[i] = zero();
+      } else if (col_step == sizeof(float)) {
+        out[i] = load_first(reinterpret_cast<const float*>(rows[i]) + column, columns);
+      } else {
+        float t[kLanes] = {};
+        for (int j = 0; j < columns; ++j) t[j] = float_at(rows[i] + (column + j) * col_step);
+        out[i] = load(t);
       }
-      out[i] = load(t);
     }
   }
   transpose(out);
@@ -151,17 +176,31 @@ CPUATTN_NOINLINE void philox(PhiloxState& s, int count, uint32_t key0, uint32_t 
   }
 }
 
-// Draws for `count` rows from `row` on and the four keys 4 * quad ... 4 * quad + 3.
-CPUATTN_INLINE void draw(const WorkItem& item, int64_t row, int count, int64_t quad,
+// Draws for `count` rows and the four keys 4 * quad ... 4 * quad + 3.
+CPUATTN_INLINE void draw(const WorkItem& item, const Row* rows, int count, int64_t quad,
                          PhiloxState& s) {
   const Dropout& d = item.dropout;
   for (int i = 0; i < count; ++i) {
     s.word[0][i] = static_cast<uint32_t>(quad);
-    s.word[1][i] = d.shared_rows ? 0 : static_cast<uint32_t>((row + i) / item.group);
-    s.word[2][i] = d.shared_heads ? 0 : d.head + static_cast<uint32_t>((row + i) % item.group);
+    s.word[1][i] = d.shared_rows ? 0 : static_cast<uint32_t>(rows[i].token);
+    s.word[2][i] = d.shared_heads ? 0 : d.head + static_cast<uint32_t>(rows[i].head);
     s.word[3][i] = d.batch;
   }
   philox(s, count, d.key[0], d.key[1]);
+}
+
+CPUATTN_INLINE float alibi_slope(const WorkItem& item, Row row) {
+  return float_at(item.alibi_slopes + row.head * item.alibi_step);
+}
+
+// The softmax of a row starts from its sink, which has a score and no value, or from nothing.
+CPUATTN_INLINE void start_row(const WorkItem& item, Row row, float& row_max, float& row_sum) {
+  row_max = kNegInf;
+  row_sum = 0.0f;
+  if (item.sinks == nullptr || !item.start_from_sinks) return;
+  const float sink = float_at(item.sinks + row.head * item.sink_step);
+  row_max = sink * kLog2e;
+  row_sum = sink == kNegInf ? 0.0f : 1.0f;
 }
 
 }  // namespace
