@@ -71,7 +71,7 @@ OPTIONS: dict[str, Maker] = {
     "mask_blocks": lambda rng, s: {"mask": block_mask(rng, s)},
     "mask_none_visible": lambda rng, s: {"mask": np.zeros(s.scores[-2:], bool)},
     "mask_padding": lambda rng, s: {
-        "mask": (np.arange(s.kv_len) < 0.7 * s.kv_len)[None, None, None]
+        "mask": (np.arange(s.kv_len) < 0.7 * s.kv_len)[None, None]
     },
     "bias": lambda rng, s: {"bias": normal(rng, *s.scores)},
     "bias_row": lambda rng, s: {"bias": normal(rng, s.heads, 1, s.kv_len)},

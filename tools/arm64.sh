@@ -14,9 +14,9 @@ debian_packages=(
   "$python-minimal" "lib$python-minimal" "lib$python-stdlib" "lib$python" "lib$python-dev"
   libc6 libexpat1 zlib1g libgcc-s1 libstdc++6 libgomp1 libssl3 libffi8 libbz2-1.0 liblzma5
 )
-python_packages=(numpy pytest hypothesis)
+python_packages=(numpy pytest pytest-xdist hypothesis)
 cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp16 and dotprod
-pytest_arguments=("${@:-tests}")
+pytest_arguments=("${@:---sample=20}") # the whole suite takes hours in the emulator
 
 mkdir -p "${CPUATTN_ARM64_DIR:=build/arm64}"
 cache=$(cd "$CPUATTN_ARM64_DIR" && pwd)
@@ -100,8 +100,9 @@ run_tests() {
     echo "== arm64, $QEMU_CPU: C++ tests"
     ctest --test-dir "$build" --output-on-failure
     echo "== arm64, $QEMU_CPU: Python tests"
-    CPUATTN_TEST_PYTHON=$cache/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/package \
-      "$cache/python" -m pytest -q -p no:cacheprovider "${pytest_arguments[@]}"
+    CPUATTN_TEST_PYTHON=$cache/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/package:tools \
+      "$cache/python" -m pytest -q -p no:cacheprovider -p sample_tests \
+      --dist load --tx "2*popen//python=$cache/python" "${pytest_arguments[@]}"
   done
 }
 

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-pytest_arguments=("${@:-tests}")
+pytest_arguments=("${@:---sample=20}") # the whole suite takes hours in the emulator
 mkdir -p "${CPUATTN_NO_AVX_DIR:=build/no_avx}"
 cache=$(cd "$CPUATTN_NO_AVX_DIR" && pwd)
 build=$cache/build
@@ -24,7 +24,7 @@ install_emulator() {
 install_venv() {
   [[ -e $cache/venv.done ]] && return
   python3 -m venv "$cache/venv"
-  pip install -q "cmake>=4.1" ninja "nanobind>=3.1" numpy pytest hypothesis
+  pip install -q "cmake>=4.1" ninja "nanobind>=3.1" numpy pytest pytest-xdist hypothesis
   # The tests start child processes by this script, else these would not be emulated.
   printf '#!/bin/sh\nexec qemu-x86_64-static "%s" "$@"\n' "$cache/venv/bin/python" >"$cache/python"
   chmod +x "$cache/python"
@@ -45,14 +45,15 @@ build_project() {
 
 # run_tests CPU EXPECTED_ISAS
 run_tests() {
-  export QEMU_CPU=$1 CPUATTN_TEST_PYTHON=$cache/python PYTHONPATH=$cache/package
+  export QEMU_CPU=$1 CPUATTN_TEST_PYTHON=$cache/python PYTHONPATH=$cache/package:tools
   echo "== x86-64, $1: C++ tests"
   ctest --test-dir "$build" --output-on-failure
   echo "== x86-64, $1: Python tests"
   "$cache/python" -c "import cpuattn
 usable = [row['name'] for row in cpuattn.info()['isas'] if row['usable']]
 assert sorted(usable) == sorted('$2'.split()), usable"
-  "$cache/python" -m pytest -q -p no:cacheprovider "${pytest_arguments[@]}"
+  "$cache/python" -m pytest -q -p no:cacheprovider -p sample_tests \
+    --dist load --tx "2*popen//python=$cache/python" "${pytest_arguments[@]}"
 }
 
 install_emulator

@@ -144,7 +144,7 @@ bool CallArguments::read_array(Parameter parameter, Array& array) {
   PyObject* given = object[parameter];
   if (given == nullptr) return true;
   if (is_ndarray(given)) {
-    return view_ndarray(given, kParameterNames[parameter], dtype_text_[parameter], array);
+    return view_ndarray(given, kParameterNames[parameter], dtype_names_, array);
   }
   if (!speaks_dlpack(given)) {
     return type_error(parameter, "a NumPy array or a CPU tensor that speaks DLPack", given);
@@ -158,7 +158,7 @@ bool CallArguments::read_small_array(Parameter parameter, Array& array, bool int
   if (given == nullptr || is_array_like(given)) return read_array(parameter, array);
   owned_[parameter] = small_array(given, kParameterNames[parameter], integers);
   if (owned_[parameter] == nullptr) return false;
-  return view_ndarray(owned_[parameter], kParameterNames[parameter], dtype_text_[parameter], array);
+  return view_ndarray(owned_[parameter], kParameterNames[parameter], dtype_names_, array);
 }
 
 bool CallArguments::read_causal() {

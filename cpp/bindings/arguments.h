@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <forward_list>
 #include <string>
 
 #include "core/problem.h"
@@ -50,7 +51,7 @@ struct CallArguments {
   bool read_dropout();
   bool read_results();
 
-  std::string dtype_text_[kParameterCount];
+  std::forward_list<std::string> dtype_names_;  // of unusual dtypes, for error texts
   PyObject* owned_[kParameterCount] = {};  // arrays made from Python sequences
 };
 

@@ -6,6 +6,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <forward_list>
 #include <optional>
 #include <string>
 
@@ -78,9 +79,9 @@ bool new_result(const AttentionProblem& p, const int64_t (&tail)[3], int tail_di
   int64_t shape[kMaxBatchDims + 3];
   for (int i = 0; i < p.batch_dims; ++i) shape[i] = p.batch_shape[i];
   for (int i = 0; i < tail_dims; ++i) shape[p.batch_dims + i] = tail[i];
-  std::string text;
+  std::forward_list<std::string> names;
   object = new_float_array(p.batch_dims + tail_dims, shape);
-  return object != nullptr && view_ndarray(object, name, text, array);
+  return object != nullptr && view_ndarray(object, name, names, array);
 }
 
 bool make_results(CallArguments& call, const AttentionProblem& p, Results& results) {

@@ -78,7 +78,7 @@ bool is_ndarray(PyObject* object) { return PyArray_Check(object); }
 
 bool speaks_dlpack(PyObject* object) { return PyObject_HasAttrString(object, "__dlpack__") == 1; }
 
-bool view_ndarray(PyObject* object, const char* name, std::string& text, Array& out) {
+bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names, Array& out) {
   if (!PyArray_CheckExact(object)) {
     PyObject* masked = masked_array_type();
     if (masked == nullptr) return false;
@@ -107,9 +107,9 @@ bool view_ndarray(PyObject* object, const char* name, std::string& text, Array& 
     PyObject* bytes = PyUnicode_AsUTF8String(string);
     Py_DECREF(string);
     if (bytes == nullptr) return false;
-    text = PyBytes_AsString(bytes);
+    names.emplace_front(PyBytes_AsString(bytes));
     Py_DECREF(bytes);
-    out.dtype_name = text.c_str();
+    out.dtype_name = names.front().c_str();
   }
   return true;
 }

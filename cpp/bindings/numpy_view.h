@@ -5,6 +5,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <forward_list>
 #include <string>
 
 #include "core/problem.h"
@@ -19,9 +20,9 @@ bool is_ndarray(PyObject* object);
 // Whether `object` offers the DLPack protocol (torch, JAX, any other array library).
 bool speaks_dlpack(PyObject* object);
 
-// Describes an ndarray. `text` keeps an unusual dtype's name alive for error messages. False with
+// Describes an ndarray. `names` keeps the name of an unusual dtype alive for error texts. False with
 // a Python error set when the object is not an array that can be read as one.
-bool view_ndarray(PyObject* object, const char* name, std::string& text, Array& array);
+bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names, Array& array);
 
 // A new C-contiguous float32 array; nullptr with a Python error set on failure.
 PyObject* new_float_array(int ndim, const int64_t* shape);

@@ -140,21 +140,29 @@ bool view_tensor(const Array& array, Layout layout, const AttentionProblem& p, V
   return view_batch(array, array.ndim - 3, p, view, error);
 }
 
-// A view of integers or floats whose last `tail` axes (0 or 1) have the given size and step.
-bool view_list(const Array& array, int tail, int64_t size, const char* rule, bool may_broadcast,
-               const AttentionProblem& p, View& view, int64_t View::* step, Error& error) {
+// A view of one number per batch element.
+bool view_per_batch(const Array& array, const AttentionProblem& p, View& view, Error& error) {
   if (!array) return true;
-  const int lead = array.ndim - tail;
-  bool fits = lead >= 0 && lead <= p.batch_dims;
-  if (fits && tail == 1) {
-    const int64_t last = array.shape[array.ndim - 1];
-    fits = last == size || (may_broadcast && last == 1);
-    view.*step = last == 1 ? 0 : array.strides[array.ndim - 1];
+  if (array.ndim > p.batch_dims) {
+    return fail(error, Kind::kValue, "%s: must broadcast to the batch shape %s; got shape %s",
+                array.name, ShapeText(p.batch_shape, p.batch_dims).text, ShapeText(array).text);
   }
-  if (!fits) {
-    return fail(error, Kind::kValue, "%s: must have shape %s; got shape %s", array.name, rule,
+  view.data = array.data;
+  view.item_size = array.dtype == DType::kInt64 ? 8 : 4;
+  return view_batch(array, array.ndim, p, view, error);
+}
+
+// A view of a list per batch element: the last axis has `size` entries, `step` bytes apart.
+bool view_list(const Array& array, const char* size_name, int64_t size, const AttentionProblem& p,
+               View& view, int64_t& step, Error& error) {
+  if (!array) return true;
+  const int lead = array.ndim - 1;
+  if (lead < 0 || lead > p.batch_dims || array.shape[lead] != size) {
+    return fail(error, Kind::kValue, "%s: must have shape (..., %s) with %s %lld; got shape %s",
+                array.name, size_name, size_name, static_cast<long long>(size),
                 ShapeText(array).text);
   }
+  step = array.strides[lead];
   view.data = array.data;
   view.item_size = array.dtype == DType::kInt64 ? 8 : 4;
   return view_batch(array, lead, p, view, error);
@@ -230,19 +238,13 @@ bool view_modifiers(const Arguments& args, AttentionProblem& p, Error& error) {
   for (const Array* array : {&args.alibi_slopes, &args.sinks}) {
     if (*array && !check_dtype(*array, DType::kFloat32, "float32", error)) return false;
   }
-  char heads[96];
-  std::snprintf(heads, sizeof heads, "(num_heads,) = (%lld,) or (..., num_heads)",
-                static_cast<long long>(p.num_heads));
-  if (!view_list(args.alibi_slopes, 1, p.num_heads, heads, true, p, p.alibi_slopes,
-                 &View::head_step, error)) {
-    return false;
-  }
-  std::snprintf(heads, sizeof heads, "(num_heads,) = (%lld,)", static_cast<long long>(p.num_heads));
   if (args.sinks && args.sinks.ndim != 1) {
-    return fail(error, Kind::kValue, "sinks: must have shape %s; got shape %s", heads,
-                ShapeText(args.sinks).text);
+    return fail(error, Kind::kValue, "sinks: must have shape (num_heads,) = (%lld,); got shape %s",
+                static_cast<long long>(p.num_heads), ShapeText(args.sinks).text);
   }
-  return view_list(args.sinks, 1, p.num_heads, heads, false, p, p.sinks, &View::head_step, error);
+  return view_list(args.alibi_slopes, "num_heads", p.num_heads, p, p.alibi_slopes,
+                   p.alibi_slopes.head_step, error) &&
+         view_list(args.sinks, "num_heads", p.num_heads, p, p.sinks, p.sinks.head_step, error);
 }
 
 bool view_lengths(const Arguments& args, AttentionProblem& p, Error& error) {
@@ -255,20 +257,13 @@ bool view_lengths(const Arguments& args, AttentionProblem& p, Error& error) {
     return fail(error, Kind::kValue, "%s: must be given together with %s; got None",
                 q ? "kv_segment_ids" : "q_segment_ids", q ? "q_segment_ids" : "kv_segment_ids");
   }
-  const char* batch_rule = "broadcastable to the batch shape";
-  char q_rule[96], kv_rule[96];
-  std::snprintf(q_rule, sizeof q_rule, "(..., q_len) with q_len %lld",
-                static_cast<long long>(p.q_len));
-  std::snprintf(kv_rule, sizeof kv_rule, "(..., kv_len) with kv_len %lld",
-                static_cast<long long>(p.kv_len));
-  return view_list(args.q_lengths, 0, 0, batch_rule, false, p, p.q_lengths, nullptr, error) &&
-         view_list(args.kv_lengths, 0, 0, batch_rule, false, p, p.kv_lengths, nullptr, error) &&
-         view_list(args.causal_offsets, 0, 0, batch_rule, false, p, p.causal_offsets, nullptr,
-                   error) &&
-         view_list(args.q_segment_ids, 1, p.q_len, q_rule, false, p, p.q_segment_ids,
-                   &View::row_step, error) &&
-         view_list(args.kv_segment_ids, 1, p.kv_len, kv_rule, false, p, p.kv_segment_ids,
-                   &View::col_step, error);
+  return view_per_batch(args.q_lengths, p, p.q_lengths, error) &&
+         view_per_batch(args.kv_lengths, p, p.kv_lengths, error) &&
+         view_per_batch(args.causal_offsets, p, p.causal_offsets, error) &&
+         view_list(args.q_segment_ids, "q_len", p.q_len, p, p.q_segment_ids,
+                   p.q_segment_ids.row_step, error) &&
+         view_list(args.kv_segment_ids, "kv_len", p.kv_len, p, p.kv_segment_ids,
+                   p.kv_segment_ids.col_step, error);
 }
 
 // Lengths beyond the array would be reads out of bounds, so their values are part of the checks.

@@ -2,13 +2,16 @@
 // Attention of a few query rows against a long cache, with head_dim in the lanes.
 //
 //   for each kv block of kDecodeKeys keys:
-//     for 4 keys x up to kDotRows rows: scores[row][key] = query[row] . key      score_rows
-//     bias, softcap, ALiBi, visibility                                          only where present
-//     online softmax of each row, lanes = keys
-//     for kDotRows rows x 4 vectors of head_dim_v: output[row] += weight * value output_rows
+//     online softmax of the block's scores, each row by itself, lanes = keys
+//     for 4 keys at a time:
+//       output[row] += weights[row][4] . values[4]       add_four_values, this block
+//       scores[row][4] = query[row] . keys[4]            score_four_keys, the next block
+//     bias, softcap, ALiBi, visibility of the next block, where present
 //
 // The rows are all query heads of a kv head (and all tokens), so every key and value is read from
-// memory once. The limit is the read rate of the cache: 2 * kDotRows FLOP for each 4 bytes.
+// memory once. The value product of one block runs interleaved with the score product of the next:
+// both streams advance a few KiB at a time, so that the loads never pause and the hardware
+// prefetchers keep both. The limit is the read rate, or 2 * rows FLOP for each 4 bytes.
 #pragma once
 
 namespace cpuattn {
@@ -16,21 +19,28 @@ namespace CPUATTN_ISA {
 namespace {
 
 constexpr int64_t kDecodeKeys = kWordKeys;  // one visibility word a block
-constexpr int kDotKeys = 4;                 // keys whose sums are folded together
-constexpr int kOutputVecs = 4;              // vectors of output held in registers per row
-constexpr int64_t kPrefetchBytes = 2048;    // how far ahead of the key and value streams
+constexpr int64_t kPrefetchBytes = 4096;  // how far ahead of both streams
+constexpr int kQuad = 4;                    // keys that are treated together
+
+// Scores, then weights, of one block, and what is known about its keys.
+struct DecodeBlock {
+  KvBlock kv;
+  bool partial;       // some row does not see some key
+  float* scores;      // (rows, kDecodeKeys)
+  uint64_t* visible;  // (rows): a word of key bits per row
+  KvScratch scratch;
+};
 
 struct DecodeState {
   int64_t rows;
   int64_t query_stride, output_stride;  // head_dim, head_dim_v rounded up to whole vectors
-  float* query;    // (rows, query_stride), scaled, zero padded
-  float* output;   // (rows, output_stride), unnormalised
-  float* scores;   // (rows, kDecodeKeys)
-  float* rescale;  // (rows)
-  Row* of;  // token and head of each row
+  float* query;      // (rows, query_stride), scaled, zero padded
+  float* output;     // (rows, output_stride), unnormalised
+  float* block_sum;  // (rows, output_stride): the current block's part of output
+  float* rescale;    // (rows)
+  Row* of;           // token and head of each row
   KeyRange* range;
-  uint64_t* visible;  // (rows): a word of key bits per row
-  KvScratch kv;
+  DecodeBlock blocks[2];  // the current and the next
 };
 
 CPUATTN_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
@@ -42,12 +52,15 @@ CPUATTN_INLINE DecodeState take_decode_state(Arena& arena, const KernelShape& sh
   s.output_stride = whole_vectors(shape.head_dim_v);
   s.query = arena.take<float>(s.rows * s.query_stride);
   s.output = arena.take<float>(s.rows * s.output_stride);
-  s.scores = arena.take<float>(s.rows * kDecodeKeys);
+  s.block_sum = arena.take<float>(s.rows * s.output_stride);
   s.rescale = arena.take<float>(s.rows);
   s.of = arena.take<Row>(s.rows);
   s.range = arena.take<KeyRange>(s.rows);
-  s.visible = arena.take<uint64_t>(s.rows);
-  s.kv = take_kv_scratch(arena, kDecodeKeys, shape.head_dim, shape.head_dim_v);
+  for (DecodeBlock& block : s.blocks) {
+    block.scores = arena.take<float>(s.rows * kDecodeKeys);
+    block.visible = arena.take<uint64_t>(s.rows);
+    block.scratch = take_kv_scratch(arena, kDecodeKeys, shape.head_dim, shape.head_dim_v);
+  }
   return s;
 }
 
@@ -84,99 +97,162 @@ CPUATTN_INLINE void open_rows(const WorkItem& item, DecodeState& s) {
   }
 }
 
-// Fills s.visible for the block; kAll when no row needs its word.
+// Fills the words of a block; kAll when no row needs its word.
 CPUATTN_INLINE Sight look_rows(const WorkItem& item, const DecodeState& s, int64_t begin,
-                               int64_t end) {
+                               int64_t end, uint64_t* visible) {
   const uint64_t full = low_bits(end - begin);
   uint64_t any_word = 0;
   uint64_t all_words = full;
   for (int64_t r = 0; r < s.rows; ++r) {
-    s.visible[r] = row_word(item, s.of[r], s.range[r], begin, end - begin);
-    any_word |= s.visible[r];
-    all_words &= s.visible[r];
+    visible[r] = row_word(item, s.of[r], s.range[r], begin, end - begin);
+    any_word |= visible[r];
+    all_words &= visible[r];
   }
   return any_word == 0 ? Sight::kNone : all_words == full ? Sight::kAll : Sight::kSome;
 }
 
-// scores[row][key .. key + 3] for R rows. Keys past the end repeat the last one.
+// scores[row][0 .. 3] of R rows and the four keys at `keys`, of which `count` exist (the last one
+// stands in for the others).
 template <int R>
-CPUATTN_INLINE void score_four_keys(const float* const (&keys)[kDotKeys], const float* query,
-                                    int64_t query_stride, int64_t head_dim, float* scores) {
-  Vec acc[R][kDotKeys];
+CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64_t count,
+                                    const float* query, int64_t query_stride, int64_t head_dim,
+                                    float* scores) {
+  const float* key[kQuad];
+  for (int k = 0; k < kQuad; ++k) key[k] = keys + smaller(k, count - 1) * key_stride;
+  Vec acc[R][kQuad];
   for (int r = 0; r < R; ++r) {
-    for (int k = 0; k < kDotKeys; ++k) acc[r][k] = zero();
+    for (int k = 0; k < kQuad; ++k) acc[r][k] = zero();
   }
+  const auto step = [&](int64_t c, auto load_key) CPUATTN_LAMBDA {
+    Vec k_vec[kQuad];
+    for (int k = 0; k < kQuad; ++k) {
+      k_vec[k] = load_key(key[k] + c);
+      prefetch(reinterpret_cast<const char*>(key[k] + c) + kPrefetchBytes);
+    }
+    for (int r = 0; r < R; ++r) {
+      const Vec q = load(query + r * query_stride + c);
+      for (int k = 0; k < kQuad; ++k) acc[r][k] = fma(q, k_vec[k], acc[r][k]);
+    }
+  };
   int64_t c = 0;
   for (; c + kLanes <= head_dim; c += kLanes) {
-    Vec key[kDotKeys];
-    for (int k = 0; k < kDotKeys; ++k) {
-      key[k] = load(keys[k] + c);
-      prefetch(reinterpret_cast<const char*>(keys[k] + c) + kPrefetchBytes);
-    }
-    for (int r = 0; r < R; ++r) {
-      const Vec q = load(query + r * query_stride + c);
-      for (int k = 0; k < kDotKeys; ++k) acc[r][k] = fma(q, key[k], acc[r][k]);
-    }
+    step(c, [](const float* p) CPUATTN_LAMBDA { return load(p); });
   }
   if (c < head_dim) {
-    const int count = static_cast<int>(head_dim - c);
-    Vec key[kDotKeys];
-    for (int k = 0; k < kDotKeys; ++k) key[k] = load_first(keys[k] + c, count);
-    for (int r = 0; r < R; ++r) {
-      const Vec q = load(query + r * query_stride + c);
-      for (int k = 0; k < kDotKeys; ++k) acc[r][k] = fma(q, key[k], acc[r][k]);
-    }
+    const int rest = static_cast<int>(head_dim - c);
+    step(c, [=](const float* p) CPUATTN_LAMBDA { return load_first(p, rest); });
   }
   for (int r = 0; r < R; ++r) {
     store_sums4(scores + r * kDecodeKeys, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
   }
 }
 
-CPUATTN_NOINLINE void score_rows(const WorkItem& item, const DecodeState& s, const KvBlock& block) {
-  const int64_t count = block.end - block.begin;
-  for (int64_t key = 0; key < count; key += kDotKeys) {
-    const float* keys[kDotKeys];
-    for (int k = 0; k < kDotKeys; ++k) {
-      keys[k] = block.key + smaller(key + k, count - 1) * block.key_stride;
+// sums[row] (+)= weights[row][0 .. 3] . values[0 .. 3] of R rows; kFirst overwrites. Of the four
+// value rows `count` exist; the last one stands in for the others, whose weights are 0.
+template <int R, bool kFirst>
+CPUATTN_INLINE void add_four_values(const float* values, int64_t value_stride, int64_t count,
+                                    const float* weights, int64_t head_dim_v, float* sums,
+                                    int64_t stride) {
+  const float* value[kQuad];
+  for (int k = 0; k < kQuad; ++k) value[k] = values + smaller(k, count - 1) * value_stride;
+  Vec weight[R][kQuad];
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < kQuad; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
+  }
+  const auto step = [&](int64_t c, auto load_value) CPUATTN_LAMBDA {
+    Vec acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = kFirst ? zero() : load(sums + r * stride + c);
+    for (int k = 0; k < kQuad; ++k) {
+      const Vec v = load_value(value[k] + c);
+      prefetch(reinterpret_cast<const char*>(value[k] + c) + kPrefetchBytes);
+      for (int r = 0; r < R; ++r) acc[r] = fma(weight[r][k], v, acc[r]);
     }
-    for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
-      score_four_keys<decltype(size)::value>(keys, s.query + r * s.query_stride, s.query_stride,
-                                             item.head_dim, s.scores + r * kDecodeKeys + key);
-    });
+    for (int r = 0; r < R; ++r) store(sums + r * stride + c, acc[r]);
+  };
+  int64_t c = 0;
+  for (; c + kLanes <= head_dim_v; c += kLanes) {
+    step(c, [](const float* p) CPUATTN_LAMBDA { return load(p); });
+  }
+  if (c < head_dim_v) {
+    const int rest = static_cast<int>(head_dim_v - c);
+    step(c, [=](const float* p) CPUATTN_LAMBDA { return load_first(p, rest); });
+  }
+}
+
+CPUATTN_INLINE void score_quad(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
+                               int64_t key) {
+  const KvBlock& kv = block.kv;
+  for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
+    score_four_keys<decltype(size)::value>(
+        kv.key + key * kv.key_stride, kv.key_stride, kv.end - kv.begin - key,
+        s.query + r * s.query_stride, s.query_stride, item.head_dim,
+        block.scores + r * kDecodeKeys + key);
+  });
+}
+
+CPUATTN_INLINE void value_quad(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
+                               int64_t key) {
+  const KvBlock& kv = block.kv;
+  for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
+    constexpr int R = decltype(size)::value;
+    const float* values = kv.value + key * kv.value_stride;
+    const float* weights = block.scores + r * kDecodeKeys + key;
+    float* sums = s.block_sum + r * s.output_stride;
+    const int64_t count = kv.end - kv.begin - key;
+    if (key == 0) {
+      add_four_values<R, true>(values, kv.value_stride, count, weights, item.head_dim_v, sums,
+                               s.output_stride);
+    } else {
+      add_four_values<R, false>(values, kv.value_stride, count, weights, item.head_dim_v, sums,
+                                s.output_stride);
+    }
+  });
+}
+
+// The hot loop: the value product of `current` and the score product of `next`; either may be null.
+CPUATTN_NOINLINE void stream_quads(const WorkItem& item, const DecodeState& s,
+                                   const DecodeBlock* current, const DecodeBlock* next) {
+  const int64_t current_keys = current != nullptr ? current->kv.end - current->kv.begin : 0;
+  const int64_t next_keys = next != nullptr ? next->kv.end - next->kv.begin : 0;
+  for (int64_t key = 0; key < current_keys || key < next_keys; key += kQuad) {
+    if (key < current_keys) value_quad(item, s, *current, key);
+    if (key < next_keys) score_quad(item, s, *next, key);
   }
 }
 
 // Bias, softcap and ALiBi of one row, then -inf where it does not see the key.
-CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s, int64_t r,
-                                 const KvBlock& block, bool partial) {
+CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s,
+                                 const DecodeBlock& block, int64_t r) {
   const Row row = s.of[r];
-  const int64_t count = block.end - block.begin;
-  float* scores = s.scores + r * kDecodeKeys;
+  const int64_t begin = block.kv.begin;
+  const int64_t count = block.kv.end - begin;
+  float* scores = block.scores + r * kDecodeKeys;
   for (int64_t key = 0; key < count; key += kLanes) {
     Vec score = load(scores + key);
     if (item.softcap_factor != 0.0f) score = mul(tanh(score), broadcast(item.softcap_factor));
     if (item.bias.data != nullptr) {
-      const char* p = row_address(item.bias, row) + (block.begin + key) * item.bias.col_step;
+      const char* p = row_address(item.bias, row) + (begin + key) * item.bias.col_step;
       score = add_bias(score, load_strided(p, item.bias.col_step, count - key));
     }
     if (item.alibi_slopes != nullptr) {
       const float diagonal =
-          static_cast<float>(row.token + item.offset - (block.begin + key));
+          static_cast<float>(row.token + item.offset - (begin + key));
       float distance[kLanes];
       for (int i = 0; i < kLanes; ++i) distance[i] = diagonal - static_cast<float>(i);
       score = fma(broadcast(alibi_slope(item, row) * -kLog2e), abs(load(distance)), score);
     }
-    if (partial) {
-      const uint64_t bits = s.visible[r] >> key;
+    if (block.partial) {
+      const uint64_t bits = block.visible[r] >> key;
       score = select(mask_from_bits(static_cast<uint32_t>(bits)), score, broadcast(kNegInf));
     }
     store(scores + key, score);
   }
 }
 
-// Keys past the block's end get -inf, so that the row can be treated in whole vectors.
+// Keys past the block's end get -inf, so that the row can be treated in whole vectors and quads.
 CPUATTN_INLINE void pad_row(float* scores, int64_t count) {
-  for (int64_t key = count; key < whole_vectors(count); ++key) scores[key] = kNegInf;
+  const int64_t end = smaller(kDecodeKeys, larger(whole_vectors(count), (count + 3) / kQuad * kQuad));
+  for (int64_t key = count; key < end; ++key) scores[key] = kNegInf;
 }
 
 // Online softmax of one row, lanes = keys. See softmax_columns for the conventions.
@@ -203,13 +279,13 @@ CPUATTN_INLINE void softmax_row(float* scores, int64_t count, bool mark, float* 
   *rescale = shrink[0];
 }
 
-CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, int64_t r,
-                               const KvBlock& block) {
+CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s,
+                               const DecodeBlock& block, int64_t r) {
   const Dropout& d = item.dropout;
-  float* weights = s.scores + r * kDecodeKeys;
+  float* weights = block.scores + r * kDecodeKeys;
   PhiloxState draws;
   int64_t drawn = -1;
-  for (int64_t key = block.begin; key < block.end; ++key) {
+  for (int64_t key = block.kv.begin; key < block.kv.end; ++key) {
     bool kept = !d.keep_nothing;
     if (kept && d.keep.data != nullptr) {
       kept = row_address(d.keep, s.of[r])[key * d.keep.col_step] != 0;
@@ -221,72 +297,18 @@ CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, int64
       }
       kept = draws.word[column % 4][0] >= d.threshold;
     }
-    weights[key - block.begin] *= kept ? 1.0f : 0.0f;
+    weights[key - block.kv.begin] *= kept ? 1.0f : 0.0f;
   }
-}
-
-// output[row][column ..] of R rows and V vectors takes in the block; the last may be partial.
-template <int R, int V>
-CPUATTN_INLINE void output_strip(const float* values, int64_t value_stride, int64_t count,
-                                 int last_lanes, const float* weights, const float* rescale,
-                                 float* output, int64_t output_stride) {
-  Vec acc[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) acc[r][v] = zero();
-  }
-  const auto take = [&](const float* row, int64_t key, auto last) CPUATTN_LAMBDA {
-    Vec value[V];
-    for (int v = 0; v < V; ++v) value[v] = v + 1 < V ? load(row + v * kLanes) : last(row + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const Vec weight = broadcast(weights[r * kDecodeKeys + key]);
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(weight, value[v], acc[r][v]);
-    }
-  };
-  if (last_lanes == kLanes) {
-    for (int64_t key = 0; key < count; ++key) {
-      const float* row = values + key * value_stride;
-      for (int v = 0; v < V; ++v) {
-        prefetch(reinterpret_cast<const char*>(row + v * kLanes) + kPrefetchBytes);
-      }
-      take(row, key, [](const float* p) CPUATTN_LAMBDA { return load(p); });
-    }
-  } else {
-    for (int64_t key = 0; key < count; ++key) {
-      take(values + key * value_stride, key,
-           [=](const float* p) CPUATTN_LAMBDA { return load_first(p, last_lanes); });
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      float* p = output + r * output_stride + v * kLanes;
-      store(p, fma(load(p), broadcast(rescale[r]), acc[r][v]));
-    }
-  }
-}
-
-CPUATTN_NOINLINE void output_rows(const WorkItem& item, const DecodeState& s, const KvBlock& block) {
-  const int64_t vecs = s.output_stride / kLanes;
-  const int tail = static_cast<int>(item.head_dim_v - (vecs - 1) * kLanes);
-  for_groups<kOutputVecs>(0, vecs, [&](int64_t vec, auto vec_count) CPUATTN_LAMBDA {
-    constexpr int V = decltype(vec_count)::value;
-    const int last_lanes = vec + V == vecs ? tail : kLanes;
-    for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
-      output_strip<decltype(size)::value, V>(
-          block.value + vec * kLanes, block.value_stride, block.end - block.begin, last_lanes,
-          s.scores + r * kDecodeKeys, s.rescale + r, s.output + r * s.output_stride + vec * kLanes,
-          s.output_stride);
-    });
-  });
 }
 
 // Adds the value rows that are not finite, for the rows that do see them.
 CPUATTN_NOINLINE void add_flagged_rows(const WorkItem& item, const DecodeState& s,
-                                       const KvBlock& block) {
-  for (int f = 0; f < block.flagged_count; ++f) {
-    const char* value =
-        item.value.data + (block.begin + block.flagged[f]) * item.value.row_step;
+                                       const DecodeBlock& block) {
+  for (int f = 0; f < block.kv.flagged_count; ++f) {
+    const int64_t key = block.kv.flagged[f];
+    const char* value = item.value.data + (block.kv.begin + key) * item.value.row_step;
     for (int64_t r = 0; r < s.rows; ++r) {
-      const float weight = s.scores[r * kDecodeKeys + block.flagged[f]];
+      const float weight = block.scores[r * kDecodeKeys + key];
       if (__builtin_signbitf(weight)) continue;
       for (int64_t c = 0; c < item.head_dim_v; ++c) {
         s.output[r * s.output_stride + c] += weight * float_at(value + c * item.value.col_step);
@@ -295,21 +317,31 @@ CPUATTN_NOINLINE void add_flagged_rows(const WorkItem& item, const DecodeState& 
   }
 }
 
-CPUATTN_INLINE void attend_block(const WorkItem& item, const DecodeState& s, const KvBlock& block,
-                                 bool partial) {
-  const int64_t count = block.end - block.begin;
-  const bool modified = partial || changes_scores(item);
-  score_rows(item, s, block);
+// The block's scores become weights, and the output shrinks to the new maximum.
+CPUATTN_INLINE void weigh_block(const WorkItem& item, const DecodeState& s,
+                                const DecodeBlock& block) {
+  const int64_t count = block.kv.end - block.kv.begin;
+  const bool modified = block.partial || changes_scores(item);
   for (int64_t r = 0; r < s.rows; ++r) {
-    float* scores = s.scores + r * kDecodeKeys;
-    if (modified) modify_row(item, s, r, block, partial);
+    float* scores = block.scores + r * kDecodeKeys;
+    if (modified) modify_row(item, s, block, r);
     pad_row(scores, count);
-    softmax_row(scores, count, block.flagged_count > 0, item.row_max + r, item.row_sum + r,
+    softmax_row(scores, count, block.kv.flagged_count > 0, item.row_max + r, item.row_sum + r,
                 s.rescale + r);
-    if (item.dropout.active) drop_row(item, s, r, block);
+    if (item.dropout.active) drop_row(item, s, block, r);
   }
-  output_rows(item, s, block);
-  if (block.flagged_count > 0) add_flagged_rows(item, s, block);
+}
+
+CPUATTN_INLINE void take_in_block(const WorkItem& item, const DecodeState& s,
+                                  const DecodeBlock& block) {
+  for (int64_t r = 0; r < s.rows; ++r) {
+    const Vec rescale = broadcast(s.rescale[r]);
+    for (int64_t c = 0; c < s.output_stride; c += kLanes) {
+      float* p = s.output + r * s.output_stride + c;
+      store(p, fma(load(p), rescale, load(s.block_sum + r * s.output_stride + c)));
+    }
+  }
+  if (block.kv.flagged_count > 0) add_flagged_rows(item, s, block);
 }
 
 // Writes out (normalised) or the partial output, and reports whether every element is finite.
@@ -333,22 +365,54 @@ CPUATTN_INLINE bool close_rows(const WorkItem& item, const DecodeState& s) {
   return reduce_add(finite) == 0.0f;
 }
 
+// What the rows see together: `all` from the first to the last visible column.
+struct RowsView {
+  KeyRange all;
+  bool same;  // every row sees exactly `all`
+};
+CPUATTN_INLINE RowsView view_rows(const WorkItem& item, const DecodeState& s) {
+  RowsView view{{item.kv_end, item.kv_begin}, !has_bits(item)};
+  for (int64_t r = 0; r < s.rows; ++r) {
+    const KeyRange range = s.range[r];
+    view.same = view.same && range.begin == s.range[0].begin && range.end == s.range[0].end;
+    if (range.begin == range.end) continue;
+    view.all.begin = smaller(view.all.begin, range.begin);
+    view.all.end = larger(view.all.end, range.end);
+  }
+  return view;
+}
+
+// Opens the first block from `begin` on that some row sees; false when there is none.
+CPUATTN_INLINE bool open_block(const WorkItem& item, const DecodeState& s, const RowsView& view,
+                               int64_t begin, bool careful, DecodeBlock& block) {
+  for (; begin < view.all.end; begin += kDecodeKeys) {
+    const int64_t end = smaller(begin + kDecodeKeys, view.all.end);
+    const Sight sight =
+        view.same ? Sight::kAll : look_rows(item, s, begin, end, block.visible);
+    if (sight == Sight::kNone) continue;
+    block.partial = sight == Sight::kSome;
+    block.kv = open_kv_block(item, begin, end, block.scratch, careful);
+    return true;
+  }
+  return false;
+}
+
 CPUATTN_INLINE bool decode_pass(const WorkItem& item, DecodeState& s, bool careful) {
   open_rows(item, s);
-  KeyRange all{item.kv_end, item.kv_begin};
-  bool every_row = !has_bits(item);
-  for (int64_t r = 0; r < s.rows; ++r) {
-    every_row = every_row && s.range[r].begin == s.range[0].begin && s.range[r].end == s.range[0].end;
-    if (s.range[r].begin == s.range[r].end) continue;
-    all.begin = smaller(all.begin, s.range[r].begin);
-    all.end = larger(all.end, s.range[r].end);
-  }
-  for (int64_t begin = all.begin; begin < all.end; begin += kDecodeKeys) {
-    const int64_t end = smaller(begin + kDecodeKeys, all.end);
-    const Sight sight = every_row ? Sight::kAll : look_rows(item, s, begin, end);
-    if (sight == Sight::kNone) continue;
-    const KvBlock block = open_kv_block(item, begin, end, s.kv, careful);
-    attend_block(item, s, block, sight == Sight::kSome);
+  const RowsView view = view_rows(item, s);
+  DecodeBlock* current = &s.blocks[0];
+  DecodeBlock* next = &s.blocks[1];
+  if (open_block(item, s, view, view.all.begin, careful, *current)) {
+    stream_quads(item, s, nullptr, current);
+    for (bool more = true; more;) {
+      weigh_block(item, s, *current);
+      more = open_block(item, s, view, current->kv.begin + kDecodeKeys, careful, *next);
+      stream_quads(item, s, current, more ? next : nullptr);
+      take_in_block(item, s, *current);
+      DecodeBlock* done = current;
+      current = next;
+      next = done;
+    }
   }
   return close_rows(item, s);
 }
