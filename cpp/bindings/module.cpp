@@ -17,6 +17,7 @@
 #include "core/cpu_features.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "core/thread_count.h"
 #include "cpuattn/version.h"
 
 namespace nb = nanobind;
@@ -228,7 +229,7 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
     notes.append(nb::str("keys are split in chunks of {}, merged in order{}")
                      .format(plan.chunk, plan.parallel_chunks ? ", each a task of its own" : ""));
   }
-  if (in_forked_child()) notes.append("serial: this process was forked");
+  if (!can_run_parallel()) notes.append("serial: no threads here (built without, or forked)");
   if (p.weights) notes.append("weights cost a second pass over the keys");
   d["notes"] = notes;
   return d;
@@ -320,7 +321,8 @@ NB_MODULE(_core, m) {
   m.def("num_threads", [] { return thread_count(0); }, "Number of threads of a large call.");
   m.def("num_threads_source", [] { return std::string(thread_count_source(0)); },
         "Where num_threads comes from.");
-  m.def("in_forked_child", in_forked_child, "Whether this process was forked: calls are serial.");
+  m.def("can_run_parallel", can_run_parallel, "False where every call is serial.");
+  m.def("thread_backend", [] { return std::string(thread_backend()); }, "pool, openmp or none.");
   m.def("use_threads_variable", [](nb::object variable) {
     Py_XDECREF(threads_variable);
     threads_variable = variable.release().ptr();

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: MIT
-// Threads live here and nowhere else: one parallel region a call, tasks claimed dynamically.
+// Threads live here and nowhere else: one parallel run a call, tasks claimed dynamically.
+//
+// Two backends, chosen by CMake's CPUATTN_THREADS: parallel_pool.cpp (default) and
+// parallel_openmp.cpp. docs/design.md says why the pool is the default.
 #pragma once
 
 #include <cstdint>
 
 namespace cpuattn {
 
-// Calls task(context, index) for every index in [0, count), on up to `threads` threads, in
-// increasing order of claim. Runs on the calling thread alone when threads is 1, inside another
-// parallel region, and in a forked child (whose OpenMP runtime has no threads left).
-void parallel_run(int64_t count, int threads, void (*task)(void* context, int64_t index),
-                  void* context);
+using Task = void (*)(void* context, int64_t index);
 
-// Number of threads of a call: `requested` if positive, else set_default_threads, else
-// CPUATTN_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity and the cgroup quota leave.
-int thread_count(int requested);
-void set_default_threads(int threads);  // 0 returns to the environment
-const char* thread_count_source(int requested);
+// Calls task(context, index) once for every index in [0, count), claimed in increasing order by up
+// to `threads` threads, the caller being one. Returns when all are done. Runs on the caller alone
+// when threads is 1 or another run is under way.
+void parallel_run(int64_t count, int threads, Task task, void* context);
 
-bool in_forked_child();
+// False where parallel_run is serial whatever it is asked: no backend, or a forked child of OpenMP.
+bool can_run_parallel();
+
+// "pool", "openmp" or "none".
+const char* thread_backend();
 
 }  // namespace cpuattn

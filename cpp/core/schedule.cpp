@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/parallel.h"
+#include "core/thread_count.h"
 
 namespace cpuattn {
 namespace {
@@ -83,9 +84,8 @@ Plan make_plan(const AttentionProblem& p, const KernelTable& table, int requeste
   choose_kernel(p, plan);
   choose_chunks(p, plan);
   plan.microseconds = estimate_microseconds(p, plan);
-  plan.threads =
-      plan.microseconds < kParallelMicroseconds ? 1 : thread_count(requested_threads);
-  if (in_forked_child()) plan.threads = 1;
+  const bool parallel = plan.microseconds >= kParallelMicroseconds && can_run_parallel();
+  plan.threads = parallel ? thread_count(requested_threads) : 1;
   choose_row_blocks(p, plan);
   const int64_t items = p.rows() > 0 ? plan.groups * plan.row_blocks : 0;
   plan.parallel_chunks = plan.chunks > 1 && plan.threads > 1 && items < 4 * plan.threads;

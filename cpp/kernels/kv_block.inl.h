@@ -15,6 +15,7 @@ struct KvBlock {
   const float* key;
   const float* value;
   int64_t key_stride, value_stride;  // floats
+  bool in_place;                     // neither was copied
   int flagged_count;                 // careful: keys whose value row is not finite ...
   int* flagged;                      // ... relative to begin; their rows read as 0 in `value`
 };
@@ -47,7 +48,7 @@ struct KvScratch {
 
 CPUATTN_NOINLINE KvBlock open_kv_block(const WorkItem& item, int64_t begin, int64_t end,
                                        const KvScratch& scratch, bool careful) {
-  KvBlock block{begin, end, nullptr, nullptr, 0, 0, 0, scratch.flagged};
+  KvBlock block{begin, end, nullptr, nullptr, 0, 0, false, 0, scratch.flagged};
   if (reads_in_place(item.key)) {
     block.key = reinterpret_cast<const float*>(item.key.data + begin * item.key.row_step);
     block.key_stride = item.key.row_step / static_cast<int64_t>(sizeof(float));
@@ -59,6 +60,7 @@ CPUATTN_NOINLINE KvBlock open_kv_block(const WorkItem& item, int64_t begin, int6
   if (reads_in_place(item.value) && !careful) {
     block.value = reinterpret_cast<const float*>(item.value.data + begin * item.value.row_step);
     block.value_stride = item.value.row_step / static_cast<int64_t>(sizeof(float));
+    block.in_place = block.key != scratch.key;
     return block;
   }
   copy_rows(item.value, begin, end, item.head_dim_v, scratch.value);

@@ -320,15 +320,17 @@ CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, floa
 
 // scores^T of one run, in log2 units, -inf where a row does not see a key.
 CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
-                              const Run& run, float* scores) {
+                              const Run& run, float* scores, bool fetch) {
   const float* keys = block.key + (run.begin - block.begin) * block.key_stride;
+  const Ahead ahead{keys + kPrefillKeys * block.key_stride, block.key_stride,
+                    fetch ? item.head_dim : 0};
   const bool changed = changes_scores(item);
   const uint64_t* visible = changed ? nullptr : run.visible;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     score_columns<decltype(size)::value>(keys, block.key_stride, run.end - run.begin,
                                          tile.query_t + lane, item.head_dim, tile.width, visible,
-                                         static_cast<int>(lane), scores + lane);
+                                         static_cast<int>(lane), scores + lane, ahead);
   });
   if (!changed) return;
   if (item.softcap_factor != 0.0f) apply_softcap(item, tile, run, scores);
@@ -428,7 +430,8 @@ CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, con
 
 // output^T takes in one run. Vectors that hold nothing yet are overwritten or cleared first.
 CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
-                               const Run& run, const float* weights, const float* rescale) {
+                               const Run& run, const float* weights, const float* rescale,
+                               bool fetch) {
   const uint32_t mine = ((1u << run.last_vec) - 1u) & ~((1u << run.first_vec) - 1u);
   const bool fresh = (tile.started & mine) == 0;
   for (int vec = run.first_vec; vec < run.last_vec && !fresh; ++vec) {
@@ -438,18 +441,22 @@ CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBloc
   }
   tile.started |= mine;
   const float* values = block.value + (run.begin - block.begin) * block.value_stride;
+  const Ahead ahead{values + kPrefillKeys * block.value_stride, block.value_stride,
+                    fetch ? item.head_dim_v : 0};
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     output_columns<decltype(size)::value>(values, block.value_stride, run.end - run.begin,
                                           weights + lane, item.head_dim_v, tile.width,
-                                          fresh ? nullptr : rescale + lane, tile.output_t + lane);
+                                          fresh ? nullptr : rescale + lane, tile.output_t + lane,
+                                          ahead);
   });
 }
 
 // One step of the recurrence: the tile's state takes in one run of keys.
 CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
                                const Run& run, float* scores) {
-  score_run(item, tile, block, run, scores);
+  const bool fetch = block.in_place && tile.first_row == item.row_begin;
+  score_run(item, tile, block, run, scores, fetch);
   float rescale[kTileRows];
   const int64_t count = run.end - run.begin;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
@@ -460,7 +467,7 @@ CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBloc
             rescale + lane);
   });
   if (item.dropout.active) drop_weights(item, tile, run, scores);
-  output_run(item, tile, block, run, scores, rescale);
+  output_run(item, tile, block, run, scores, rescale, fetch);
   if (block.flagged_count > 0) add_flagged(item, tile, block, run, scores);
 }
 
@@ -638,7 +645,7 @@ void prefill(const WorkItem& item) {
   if (item.weights.data != nullptr) {
     for_kv_blocks(item, scratch, tiles, false, [&](RowTile& tile, const KvBlock& block) {
       for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
-        score_run(item, tile, block, run, scratch.scores);
+        score_run(item, tile, block, run, scratch.scores, false);
         write_weights(item, tile, run, scratch.scores);
       });
     });

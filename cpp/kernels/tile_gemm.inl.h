@@ -72,16 +72,34 @@ CPUATTN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
   with_count<kGroup - 1>(begin, static_cast<int>(end - begin), body);
 }
 
+// Rows that are read later, fetched bit by bit while a product runs; columns == 0 fetches nothing.
+// The products read keys and values by scalars, too slowly for the hardware to run ahead of them.
+struct Ahead {
+  const float* rows;
+  int64_t stride;
+  int64_t columns;
+};
+
+CPUATTN_INLINE void fetch_rows(const Ahead& ahead, int64_t begin, int64_t end) {
+  if (ahead.columns == 0) return;
+  for (int64_t row = begin; row < end; ++row) {
+    const float* p = ahead.rows + row * ahead.stride;
+    for (int64_t c = 0; c < ahead.columns; c += 16) prefetch(p + c);
+  }
+}
+
 // scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows. Where `visible`
 // is given, bit `lane` of visible[key] says whether the score stands or is -inf.
 template <int N>
 CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64_t count,
                                     const float* query_t, int64_t head_dim, int64_t tile_rows,
-                                    const uint64_t* visible, int first_lane, float* scores) {
+                                    const uint64_t* visible, int first_lane, float* scores,
+                                    const Ahead& ahead) {
   for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
     constexpr int M = decltype(size)::value;
     Vec acc[M][N];
     float* out = scores + key * tile_rows;
+    fetch_rows(ahead, key, key + M);
     for (int64_t d = 0; d == 0 || d < head_dim; d += kDepthBlock) {
       const int64_t depth = head_dim - d < kDepthBlock ? head_dim - d : kDepthBlock;
       accumulate<M, N>({keys + key * key_stride + d, key_stride, 1}, query_t + d * tile_rows,
@@ -115,7 +133,7 @@ CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64
 template <int N>
 CPUATTN_NOINLINE void output_columns(const float* values, int64_t value_stride, int64_t count,
                                      const float* weights, int64_t head_dim_v, int64_t tile_rows,
-                                     const float* rescale, float* output) {
+                                     const float* rescale, float* output, const Ahead& ahead) {
   Vec factor[N];
   for (int n = 0; n < N; ++n) {
     factor[n] = rescale != nullptr ? load(rescale + n * kLanes) : zero();
@@ -123,6 +141,7 @@ CPUATTN_NOINLINE void output_columns(const float* values, int64_t value_stride, 
   for_groups<micro_rows(N)>(0, head_dim_v, [&](int64_t column, auto size) CPUATTN_LAMBDA {
     constexpr int M = decltype(size)::value;
     Vec acc[M][N];
+    fetch_rows(ahead, column * count / head_dim_v, (column + M) * count / head_dim_v);
     accumulate<M, N>({values + column, 1, value_stride}, weights, tile_rows, count, acc);
     float* out = output + column * tile_rows;
     for (int m = 0; m < M; ++m) {

@@ -117,7 +117,7 @@ def info() -> dict[str, Any]:
     dict
         Keys: version, python, numpy, platform, cpu, features, isa (active, or the
         error text of a wrong CPUATTN_ISA), isas (name, compiled, usable, reason),
-        threads, threads_from, affinity, forked, openmp (files mapped).
+        threads, threads_from, thread_backend, affinity, openmp (files mapped).
 
     Examples
     --------
@@ -141,7 +141,7 @@ def info() -> dict[str, Any]:
         "threads": _threads.get() or _core.num_threads(),
         "threads_from": "threads()" if _threads.get() else _core.num_threads_source(),
         "affinity": _affinity(),
-        "forked": _core.in_forked_child(),
+        "thread_backend": _core.thread_backend(),
         "openmp": _openmp_files(),
     }
 

@@ -19,7 +19,7 @@ constexpr int kMicroRows = 6;
 constexpr int kMicroVecs = 2;
 constexpr int kTileVecs = 4;
 constexpr int kDotRows = 2;
-constexpr int kDecodeRows = 7;
+constexpr int kDecodeRows = 8;
 
 using Vec = __m256;
 using Mask = __m256;

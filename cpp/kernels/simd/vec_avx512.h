@@ -19,7 +19,7 @@ constexpr int kMicroRows = 6;
 constexpr int kMicroVecs = 4;
 constexpr int kTileVecs = 4;
 constexpr int kDotRows = 4;
-constexpr int kDecodeRows = 15;
+constexpr int kDecodeRows = 16;
 
 using Vec = __m512;
 using Mask = __mmask16;

@@ -19,7 +19,7 @@ constexpr int kMicroRows = 6;
 constexpr int kMicroVecs = 4;
 constexpr int kTileVecs = 8;
 constexpr int kDotRows = 4;
-constexpr int kDecodeRows = 3;
+constexpr int kDecodeRows = 4;
 
 using Vec = float32x4_t;
 using Mask = uint32x4_t;

@@ -41,7 +41,7 @@ constexpr int kMicroRows = 4;
 constexpr int kMicroVecs = 2;
 constexpr int kTileVecs = 8;
 constexpr int kDotRows = 2;
-constexpr int kDecodeRows = 3;
+constexpr int kDecodeRows = 4;
 
 struct Vec {
   float lane[kLanes];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "core/parallel.h"
+#include "core/thread_count.h"
 
 #include <algorithm>
 #include <atomic>
@@ -7,27 +7,14 @@
 #include <cstdlib>
 #include <thread>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #if defined(__linux__)
 #include <sched.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
 #endif
 
 namespace cpuattn {
 namespace {
 
-std::atomic<bool> forked{false};
 std::atomic<int> default_threads{0};
-
-#if defined(__unix__) || defined(__APPLE__)
-// libgomp's pool does not survive fork(): a parallel region in the child would wait for ever.
-[[maybe_unused]] const int registered =
-    pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
-#endif
 
 int positive_environment(const char* name) {
   const char* text = std::getenv(name);
@@ -93,22 +80,5 @@ Choice choose(int requested) {
 int thread_count(int requested) { return choose(requested).threads; }
 const char* thread_count_source(int requested) { return choose(requested).source; }
 void set_default_threads(int threads) { default_threads.store(threads, std::memory_order_relaxed); }
-bool in_forked_child() { return forked.load(std::memory_order_relaxed); }
-
-void parallel_run(int64_t count, int threads, void (*task)(void*, int64_t), void* context) {
-#ifdef _OPENMP
-  if (threads > 1 && count > 1 && !in_forked_child() && !omp_in_parallel()) {
-    std::atomic<int64_t> next{0};
-    const int team = static_cast<int>(std::min<int64_t>(threads, count));
-#pragma omp parallel num_threads(team)
-    {
-      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(context, i);
-    }
-    return;
-  }
-#endif
-  (void)threads;
-  for (int64_t i = 0; i < count; ++i) task(context, i);
-}
 
 }  // namespace cpuattn
