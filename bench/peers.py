@@ -387,7 +387,7 @@ class CpuattnPeer(Peer):
         try:
             yield
         finally:
-            cpuattn._core.set_isa(os.environ.get("CPUATTN_ISA", "auto"))
+            cpuattn._core.set_isa(os.environ.get("CPUATTN_ISA") or None)
 
     def build(self, case: Case, inputs: Inputs, threads: int) -> Prepared:
         """Pass the arrays as they are; only the options that the case needs."""

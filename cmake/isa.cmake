@@ -34,6 +34,7 @@ function(cpuattn_add_isa name processor)
   target_sources(cpuattn_core PRIVATE $<TARGET_OBJECTS:cpuattn_isa_${name}>)
   target_compile_definitions(cpuattn_core PRIVATE CPUATTN_HAS_${name})
   set(CPUATTN_COMPILED_ISAS ${CPUATTN_COMPILED_ISAS} ${name} PARENT_SCOPE)
+  set(CPUATTN_FLAGS_${name} ${flags} ${CPUATTN_KERNEL_FLAGS} PARENT_SCOPE)  # for cpp/tests
 endfunction()
 
 if(MSVC AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")

@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cpuattn
 import numpy as np
 import pytest
 from support import COMPILED_ISAS, EMULATED, SEED, rng_for
 
-import cpuattn
-
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "native: measures the process itself, so it is skipped in an emulator"
+        "markers",
+        "native: measures the process itself, so it is skipped in an emulator",
     )
 
 
 def pytest_report_header() -> list[str]:
     names = ", ".join(
-        row["name"] + ("" if row["usable"] else " (not usable)") for row in COMPILED_ISAS
+        row["name"] + ("" if row["usable"] else " (not usable)")
+        for row in COMPILED_ISAS
     )
     return [f"CPUATTN_TEST_SEED={SEED}", f"compiled ISAs: {names}"]
 
@@ -61,7 +62,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """A generator that depends on the test and its parameters, but not on the ISA."""
+    """Return a generator that depends on the test and its parameters, not the ISA."""
     name = request.node.nodeid
     if "isa" in request.fixturenames:
         name = name.replace(str(request.getfixturevalue("isa")), "isa")

@@ -36,7 +36,7 @@ class Sizes:
 
 
 def block_mask(rng: np.random.Generator, s: Sizes, block: int = 32) -> Array:
-    """A bool mask of whole blocks, so that many tiles are empty and many are full."""
+    """Return a mask of whole blocks, so that many tiles are empty and many full."""
     rows, columns = -(-s.q_len // block), -(-s.kv_len // block)
     blocks = rng.random((rows, columns)) < 0.5
     mask = np.repeat(np.repeat(blocks, block, 0), block, 1)
@@ -44,7 +44,7 @@ def block_mask(rng: np.random.Generator, s: Sizes, block: int = 32) -> Array:
 
 
 def holed_bias(rng: np.random.Generator, s: Sizes) -> Array:
-    """A bias with -inf in a third of its places."""
+    """Return a bias with -inf in a third of its places."""
     bias = normal(rng, *s.scores)
     bias[rng.random(s.scores) < 0.33] = -np.inf
     return bias
@@ -160,7 +160,7 @@ REPRESENTATIVES = (
 
 
 def combine(rng: np.random.Generator, s: Sizes, *names: str) -> dict[str, Any]:
-    """The keyword arguments of several options together."""
+    """Return the keyword arguments of several options together."""
     merged: dict[str, Any] = {}
     for name in names:
         merged |= OPTIONS[name](rng, s)

@@ -11,11 +11,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import cpuattn
+import numpy as np
 from cpuattn import reference
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
@@ -56,7 +55,8 @@ def qkv(
     head_dim_v = head_dim if head_dim_v is None else head_dim_v
     shapes = (heads, q_len, head_dim), (kv_heads, kv_len, head_dim)
     query, key, value = (
-        normal(rng, *batch, *shape) for shape in (*shapes, (kv_heads, kv_len, head_dim_v))
+        normal(rng, *batch, *shape)
+        for shape in (*shapes, (kv_heads, kv_len, head_dim_v))
     )
     if layout == "bshd":
         query, key, value = (
@@ -100,7 +100,7 @@ def check(
 def naive_results(
     query: Array, key: Array, value: Array, *, count: int, **options: Any
 ) -> list[tuple[Array, ...]]:
-    """Return results of `count` naive float32 computations that differ in rounding alone.
+    """Return `count` naive float32 computations that differ in rounding alone.
 
     One alone is often right by luck where there are few elements. The first is the
     formula as it stands; the others put the scale and a factor into the query and sum
@@ -120,7 +120,9 @@ def naive_results(
     ]
 
 
-def compare(query: Array, key: Array, value: Array, **options: Any) -> tuple[Array, ...]:
+def compare(
+    query: Array, key: Array, value: Array, **options: Any
+) -> tuple[Array, ...]:
     """Assert that everything `attention` returns agrees with the oracle; return it."""
     ours = as_tuple(cpuattn.attention(query, key, value, **options))
     options.pop("out", None)
@@ -203,7 +205,7 @@ def run_module(
 
 
 def expect_success(code: str, **options: Any) -> str:
-    """Run `code` in a new interpreter, assert that it succeeds, return what it prints."""
+    """Run `code` in a new interpreter that must succeed; return what it prints."""
     done = run_python(code, **options)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}"
     return done.stdout

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Promise 2: bitwise equal for any number of threads, and for a batch whole or single."""
+"""Promise 2: the same bits for any number of threads, for a batch or its elements."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
 from options import OPTIONS, Sizes, combine
 from support import Array, as_tuple
-
-import cpuattn
 
 # Sizes at which row blocks, key chunks and the number of tasks depend on the threads,
 # if on anything.
@@ -50,7 +49,11 @@ def assert_same_bits(ours: tuple[Array, ...], expected: tuple[Array, ...]) -> No
 @pytest.mark.parametrize("names", OPTION_SETS.values(), ids=OPTION_SETS)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_determinism_any_number_of_threads_gives_the_same_bits(
-    sizes: Sizes, names: tuple[str, ...], threads: int, isa: str, rng: np.random.Generator
+    sizes: Sizes,
+    names: tuple[str, ...],
+    threads: int,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
     inputs, options = sizes.qkv(rng), combine(rng, sizes, *names)
     one = as_tuple(cpuattn.attention(*inputs, **options, num_threads=1))
@@ -71,7 +74,7 @@ def test_determinism_repeated_calls_give_the_same_bits(
 
 
 def element(value: Any, sizes: Sizes, name: str, b: tuple[int, ...]) -> Any:
-    """What an argument means for batch element `b` alone."""
+    """Return what an argument means for batch element `b` alone."""
     per_batch = ("causal", "q_lengths", "kv_lengths")
     if not isinstance(value, np.ndarray) or value.ndim == 0:
         return value
@@ -103,7 +106,11 @@ BATCH_SETS = {
     ],
 )
 def test_determinism_batch_equals_its_elements_to_the_bit(
-    sizes: Sizes, names: tuple[str, ...], threads: int, isa: str, rng: np.random.Generator
+    sizes: Sizes,
+    names: tuple[str, ...],
+    threads: int,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
     inputs, options = sizes.qkv(rng), combine(rng, sizes, *names)
     whole = as_tuple(cpuattn.attention(*inputs, **options, num_threads=threads))
@@ -146,7 +153,9 @@ def test_determinism_set_num_threads_and_context_change_no_bit(
 
 
 @pytest.mark.parametrize(
-    "sizes", [SIZES["split_decode"], SIZES["split_few_rows"]], ids=["decode", "few_rows"]
+    "sizes",
+    [SIZES["split_decode"], SIZES["split_few_rows"]],
+    ids=["decode", "few_rows"],
 )
 def test_determinism_split_keys_are_really_split(
     sizes: Sizes, isa: str, rng: np.random.Generator

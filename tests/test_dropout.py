@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import itertools
 
+import cpuattn
 import numpy as np
 import pytest
+from cpuattn import reference
 from options import Sizes
 from support import COMPILED_ISAS, Array, compare, normal, qkv
-
-import cpuattn
-from cpuattn import reference
 
 AXES = ("batch", "heads", "q_len", "kv_len")
 

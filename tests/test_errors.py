@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
 from support import Array
-
-import cpuattn
 
 F32 = np.float32
 
@@ -31,7 +30,7 @@ def zeros(*shape: int, dtype: Any = F32) -> Array:
 
 
 def valid() -> dict[str, Any]:
-    """A valid call: batch 2, 8 heads, 2 kv heads, q_len 3, kv_len 5, head_dim 16."""
+    """Return a valid call: batch 2, heads 8 and 2, q_len 3, kv_len 5, head_dim 16."""
     return {
         "query": zeros(2, 8, 3, 16),
         "key": zeros(2, 2, 5, 16),
@@ -65,10 +64,12 @@ TENSORS = {
     "key_none": type_error(f"key: {ARRAY_RULE}; got NoneType", key=None),
     "value_number": type_error(f"value: {ARRAY_RULE}; got float", value=1.0),
     "query_float64": type_error(
-        "query: dtype must be float32; got float64", query=zeros(2, 8, 3, 16, dtype="f8")
+        "query: dtype must be float32; got float64",
+        query=zeros(2, 8, 3, 16, dtype="f8"),
     ),
     "query_float16": type_error(
-        "query: dtype must be float32; got float16", query=zeros(2, 8, 3, 16, dtype="f2")
+        "query: dtype must be float32; got float16",
+        query=zeros(2, 8, 3, 16, dtype="f2"),
     ),
     "key_int32": type_error(
         "key: dtype must be float32; got int32", key=zeros(2, 2, 5, 16, dtype="i4")
@@ -267,7 +268,8 @@ INTEGERS = {
         q_lengths=zeros(2, dtype="u1"),
     ),
     "q_lengths_shape": value_error(
-        "q_lengths: leading axes must broadcast to the batch shape (2,); got shape (3,)",
+        "q_lengths: leading axes must broadcast to the batch shape (2,); got shape "
+        "(3,)",
         q_lengths=[1, 2, 3],
     ),
     "q_lengths_too_long": value_error(
@@ -309,8 +311,8 @@ INTEGERS = {
         kv_segment_ids=zeros(3, dtype="i8"),
     ),
     "kv_segment_ids_batch": value_error(
-        "kv_segment_ids: leading axes must broadcast to the batch shape (2,); got shape "
-        "(4, 5)",
+        "kv_segment_ids: leading axes must broadcast to the batch shape (2,); got "
+        "shape (4, 5)",
         q_segment_ids=zeros(3, dtype="i8"),
         kv_segment_ids=zeros(4, 5, dtype="i8"),
     ),
@@ -376,8 +378,8 @@ OPTIONS = {
         "dropout_p: must be a real number; got str", dropout_p="half"
     ),
     "dropout_seed_missing": value_error(
-        "dropout_seed: must be given when dropout_p is 0.5 and there is no dropout_mask; "
-        "got None",
+        "dropout_seed: must be given when dropout_p is 0.5 and there is no "
+        "dropout_mask; got None",
         dropout_p=0.5,
     ),
     "dropout_seed_negative": value_error(
@@ -404,9 +406,7 @@ OPTIONS = {
     "return_weights_number": type_error(
         f"return_weights: {WEIGHTS_RULE}; got int", return_weights=1
     ),
-    "num_threads_0": value_error(
-        f"num_threads: {THREADS_RULE}; got 0", num_threads=0
-    ),
+    "num_threads_0": value_error(f"num_threads: {THREADS_RULE}; got 0", num_threads=0),
     "num_threads_negative": value_error(
         f"num_threads: {THREADS_RULE}; got -2", num_threads=-2
     ),
@@ -627,8 +627,8 @@ TORCH = {
     ),
     "rank_3_leading": (
         {"query": zeros(3, 3, 16), "key": zeros(2, 5, 16), "value": zeros(2, 5, 12)},
-        "key: leading axes must broadcast with those of query (3, 3, 16); got key shape "
-        "(2, 5, 16)",
+        "key: leading axes must broadcast with those of query (3, 3, 16); got key "
+        "shape (2, 5, 16)",
     ),
     "lengths_of_key_and_value": (
         {"query": zeros(2, 2, 3, 16), "value": zeros(2, 2, 9, 12)},

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
+import cpuattn
 import numpy as np
 import pytest
 from options import OPTIONS, Sizes, combine
 from support import Array, compare, normal, qkv
-
-import cpuattn
 
 SIZES = {
     "small": Sizes(),
@@ -144,7 +143,5 @@ def test_lse_of_everything_matches_oracle(
     size: Sizes, isa: str, rng: np.random.Generator
 ) -> None:
     options = combine(rng, size, *CHANGE_SCORES)
-    _, lse, _ = compare(
-        *size.qkv(rng), **options, return_lse=True, return_weights=True
-    )
+    _, lse, _ = compare(*size.qkv(rng), **options, return_lse=True, return_weights=True)
     assert not np.isnan(lse).any()

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
 from options import OPTIONS, Sizes, combine
 from support import Array, as_tuple, qkv, sees
-
-import cpuattn
 
 GARBAGE = {
     "nan": np.float32(np.nan),
@@ -43,14 +42,16 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 def options_of(kind: str, rng: np.random.Generator, s: Sizes) -> dict[str, Any]:
-    """The options of a kind; `columns` are masks that hide whole keys."""
+    """Return the options of a kind; `columns` are masks that hide whole keys."""
     options: dict[str, Any] = {}
     for name in KINDS[kind]:
         seen = rng.random((*s.batch, 1, 1, s.kv_len)) < 0.6
         if name == "mask_columns":
             options["mask"] = seen
         elif name == "bias_columns":
-            options["bias"] = np.where(seen, rng.random(seen.shape, np.float32), -np.inf)
+            options["bias"] = np.where(
+                seen, rng.random(seen.shape, np.float32), -np.inf
+            )
         else:
             options |= OPTIONS[name](rng, s)
     if "bias" in options:
@@ -104,9 +105,7 @@ def test_masked_key_garbage_changes_no_bit(
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_masked_key_kinds_do_hide_keys(
-    sizes: Sizes, rng: np.random.Generator
-) -> None:
+def test_masked_key_kinds_do_hide_keys(sizes: Sizes, rng: np.random.Generator) -> None:
     # Guards the test above: without hidden keys it would show nothing.
     inputs = sizes.qkv(rng)
     counts = {

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
 from support import expect_success
-
-import cpuattn
 
 LINUX = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(),
@@ -52,9 +51,10 @@ LIMIT = 6 * 2**20
 OPTIONS: dict[str, str] = {
     "causal": "causal=True",
     "window": "window=(128, 128), causal=100",
-    "causal_dropout_lse": "causal=True, window=(900, 0), dropout_p=0.5, dropout_seed=1, "
-    "return_lse=True",
-    "softcap_alibi_sinks": "window=(700, 0), softcap=5.0, alibi_slopes=[0.1], sinks=[0.]",
+    "causal_dropout_lse": "causal=True, window=(900, 0), dropout_p=0.5, "
+    "dropout_seed=1, return_lse=True",
+    "softcap_alibi_sinks": "window=(700, 0), softcap=5.0, alibi_slopes=[0.1], "
+    "sinks=[0.0]",
     "lengths": "kv_lengths=5000, q_lengths=3000, causal=2000",
     "mask_row": "mask=rng.random((1, length)) < 0.2, window=(500, 500)",
     "bias_column": "bias=rng.standard_normal((length, 1), np.float32), window=(99, 99)",
@@ -276,6 +276,7 @@ def assert_steady(counts: list[int]) -> None:
     # two may count a few allocations, but none can count one per call.
     assert min(counts) == 0
     assert sum(counts) < 10
+
 
 DECODE_OPTIONS = {
     "plain": "",

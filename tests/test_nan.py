@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+import cpuattn
 import numpy as np
 import pytest
 from support import Array, compare, normal, qkv
-
-import cpuattn
 
 KV_LENS = pytest.mark.parametrize("kv_len", range(1, 41))
 Q_LENS = pytest.mark.parametrize("q_len", [1, 3, 20])
@@ -39,7 +38,7 @@ def test_nan_in_query_row_fills_the_row(
 def test_nan_in_key_fills_every_row(
     q_len: int, kv_len: int, isa: str, rng: np.random.Generator
 ) -> None:
-    # Batch element j has NaN in key j: every place in a vector and in its tail is tried.
+    # Batch element j has NaN in key j: every place in a vector and its tail is tried.
     query, key, value = qkv(rng, batch=(kv_len,), heads=2, q_len=q_len, kv_len=kv_len)
     keys = np.arange(kv_len)
     key[keys, 1, keys, rng.choice([0, 15], kv_len)] = np.nan
@@ -52,7 +51,9 @@ def test_nan_in_key_fills_every_row(
 
 @KV_LENS
 @Q_LENS
-@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "number", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"]
+)
 def test_nan_in_value_fills_its_column(
     number: float, q_len: int, kv_len: int, isa: str, rng: np.random.Generator
 ) -> None:

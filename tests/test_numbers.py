@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
+from cpuattn import reference
 from options import Sizes
 from support import compare, qkv
-
-import cpuattn
-from cpuattn import reference
 
 Q_LENS = pytest.mark.parametrize("q_len", [1, 40], ids=["decode", "prefill"])
 
@@ -164,7 +163,9 @@ def test_numbers_extreme_sinks_match_oracle(
     assert (lse[..., 0] == np.float32(sink)).all()
 
 
-@pytest.mark.parametrize("far", [2**31, 2**62, 2**63 - 1], ids=["2**31", "2**62", "max"])
+@pytest.mark.parametrize(
+    "far", [2**31, 2**62, 2**63 - 1], ids=["2**31", "2**62", "max"]
+)
 @pytest.mark.parametrize("sign", [1, -1], ids=["plus", "minus"])
 @pytest.mark.parametrize("form", ["int", "array"])
 @Q_LENS

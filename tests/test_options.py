@@ -6,12 +6,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
 from support import compare, normal, qkv, rng_for
-
-import cpuattn
 
 SIZES = {
     "small": Sizes(),
@@ -172,8 +171,12 @@ def test_options_fully_masked_row_follows_policy(
     out, lse = cpuattn.attention(
         query, key, value, mask=mask, fully_masked=policy, return_lse=True
     )
-    row = {"zero": 0.0, "mean": value.astype(np.float64).mean(-2), "nan": np.nan}[policy]
-    np.testing.assert_allclose(out[..., -1, :], np.broadcast_to(row, out[..., -1, :].shape), atol=1e-6)
+    row = {"zero": 0.0, "mean": value.astype(np.float64).mean(-2), "nan": np.nan}[
+        policy
+    ]
+    np.testing.assert_allclose(
+        out[..., -1, :], np.broadcast_to(row, out[..., -1, :].shape), atol=1e-6
+    )
     assert np.isneginf(lse[..., -1]).all()
     assert np.isfinite(out[..., :-1, :]).all()
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Promise 7: after fork, from many threads, beside torch, under limits of the system."""
+"""Promise 7: after fork, from many threads, beside torch, under the system's limits."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+import cpuattn
 import pytest
 from support import expect_success, run_python
-
-import cpuattn
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 AFFINITY = pytest.mark.skipif(
@@ -132,12 +131,10 @@ def test_process_fork_is_explained() -> None:
     expect_success(
         f"""{SETUP}{CHILD}
 run(num_threads=2)
-assert not cpuattn.info()["forked"]
 def report():
     x = np.broadcast_to(np.float32(0), (1, 8, 4096, 64))
     plan = cpuattn.explain(x, x, x, num_threads=2)
-    noted = any("fork" in note for note in plan["notes"])
-    return cpuattn.info()["forked"] and (plan["threads"] == 2 or noted)
+    return plan["threads"] == 2 or any("fork" in note for note in plan["notes"])
 assert in_child(report) == 0
 """,
         timeout=60,
@@ -359,7 +356,9 @@ PRECEDENCE = {
 @pytest.mark.parametrize(
     ("env", "code", "threads"), PRECEDENCE.values(), ids=PRECEDENCE
 )
-def test_process_threads_precedence(env: dict[str, str], code: str, threads: int) -> None:
+def test_process_threads_precedence(
+    env: dict[str, str], code: str, threads: int
+) -> None:
     expect_success(
         f"""{SETUP}
 {code}
@@ -449,7 +448,8 @@ run()
     assert out.split() == [name, name]
 
 
-BAD_ISAS = ["bogus", "AVX2", "avx2 ", *sorted({"neon", "avx2"} - {*cpuattn.available_isas()})]
+BAD_ISAS = ["bogus", "AVX2", "sse9,avx2"]
+BAD_ISAS += sorted({"neon", "avx2"} - {*cpuattn.available_isas()})
 
 
 @pytest.mark.parametrize("name", BAD_ISAS)
@@ -460,7 +460,8 @@ def test_process_bad_isa_raises_at_first_use_and_lists_the_usable(name: str) -> 
     line = done.stderr.strip().splitlines()[-1]
     usable = ", ".join(cpuattn.available_isas())
     assert line == (
-        f"RuntimeError: CPUATTN_ISA: must be one of {usable} on this machine; got {name}"
+        f"RuntimeError: CPUATTN_ISA: must be one of {usable} on this machine; "
+        f"got {name}"
     )
 
 
@@ -525,18 +526,28 @@ print(*sorted((after - before) - set(sys.stdlib_module_names)))
     assert out.split() == ["cpuattn"]
 
 
-def test_process_subinterpreter_exit_is_clean() -> None:
-    # Worker threads and contexts left open at exit neither hang nor crash.
+def test_process_exit_with_an_open_context_is_clean() -> None:
+    done = run_python(f"{SETUP}cpuattn.threads(2).__enter__()\nrun()", timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_process_exit_while_a_daemon_thread_computes_is_clean() -> None:
+    # The thread asks for the GIL when the interpreter is gone: no abort, no hang.
     done = run_python(
         f"""{SETUP}
 import threading
-cpuattn.threads(2).__enter__()
-run(num_threads=2)
-threading.Thread(target=run, daemon=True).start()
+x = rng.standard_normal((1, 1, 600, 64), np.float32)
+def work():
+    while True:
+        cpuattn.attention(x, x, x, num_threads=1)
+        started.set()
+started = threading.Event()
+threading.Thread(target=work, daemon=True).start()
+started.wait()
 """,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

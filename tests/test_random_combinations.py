@@ -5,18 +5,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import cpuattn
 import numpy as np
 import pytest
 from support import SEED, Array, compare, normal, sees
-
-import cpuattn
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 st = hypothesis.strategies
 
 # Sizes of 0 are rarer than they would be by themselves: they hide the rest.
 LENGTHS = st.one_of(
-    st.integers(1, 20), st.integers(0, 20), st.sampled_from([31, 33, 63, 64, 65, 96, 127, 129, 200])
+    st.integers(1, 20),
+    st.integers(0, 20),
+    st.sampled_from([31, 33, 63, 64, 65, 96, 127, 129, 200]),
 )
 HEAD_DIMS = st.one_of(
     st.integers(1, 20), st.integers(0, 20), st.sampled_from([31, 40, 64, 65, 80])
@@ -25,7 +26,7 @@ HEAD_DIMS = st.one_of(
 
 @st.composite
 def strided(draw: Any, array: Array) -> Array:
-    """The same values with other strides."""
+    """Return the same values with other strides."""
     kind = draw(st.sampled_from(["as_is", "order", "flip", "gaps", "unaligned"]))
     if array.ndim == 0 or kind == "as_is":
         return array
@@ -49,7 +50,7 @@ def strided(draw: Any, array: Array) -> Array:
 
 @st.composite
 def broadcast(draw: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape that broadcasts to `shape`: axes of 1, and leading axes left out."""
+    """Return a shape that broadcasts to `shape`: axes of 1, leading axes left out."""
     ones = [draw(st.booleans()) for _ in shape]
     reduced = tuple(1 if one else n for n, one in zip(shape, ones, strict=True))
     return reduced[draw(st.integers(0, len(shape))) :]
@@ -57,7 +58,7 @@ def broadcast(draw: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @st.composite
 def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
-    """Inputs and options of one valid call."""
+    """Draw inputs and options of one valid call."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     batch = tuple(draw(st.lists(st.sampled_from([1, 2, 2, 3, 3, 3, 0]), max_size=2)))
     kv_heads = draw(st.sampled_from([1, 1, 1, 2, 2, 2, 3, 3, 0]))
@@ -144,7 +145,7 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
 def poisoned(
     inputs: tuple[Array, Array, Array], options: dict[str, Any]
 ) -> tuple[Array, Array, Array]:
-    """The same inputs with NaN in the key and value rows that no row sees."""
+    """Return the same inputs with NaN in the key and value rows that no row sees."""
     query, key, value = inputs
     asked = {name: x for name, x in options.items() if name != "num_threads"}
     seen = sees(query, key, value, **asked)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpuattn import reference
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
 from support import Array, as_tuple, normal, qkv, rng_for
 
-from cpuattn import reference
-
-SMALL = Sizes(batch=(2,), heads=4, kv_heads=2, q_len=4, kv_len=6, head_dim=3, head_dim_v=2)
+SMALL = Sizes(
+    batch=(2,), heads=4, kv_heads=2, q_len=4, kv_len=6, head_dim=3, head_dim_v=2
+)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,9 @@ def test_reference_leading_axes_broadcast_like_numpy(rng: np.random.Generator) -
     np.testing.assert_array_equal(out, whole)
 
 
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "garbage", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "-inf"]
+)
 def test_reference_unseen_key_reaches_nothing(
     garbage: float, rng: np.random.Generator
 ) -> None:

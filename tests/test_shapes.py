@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Every size: lengths and head dims that straddle blocks and lanes, groups, 0, ranks."""
+"""Every size: lengths and head dims across blocks and lanes, groups, 0, ranks."""
 
 from __future__ import annotations
 
+import cpuattn
 import numpy as np
 import pytest
 from options import Sizes, combine
 from support import compare, normal, qkv
-
-import cpuattn
 
 LENGTHS = [1, 2, 7, 15, 16, 17, 63, 64, 65, 127, 129, 1025]
 
@@ -176,7 +175,10 @@ LEADING = {
 @pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 @pytest.mark.parametrize("leading", LEADING.values(), ids=LEADING)
 def test_shapes_leading_axes_broadcast(
-    leading: tuple[tuple[int, ...], ...], layout: str, isa: str, rng: np.random.Generator
+    leading: tuple[tuple[int, ...], ...],
+    layout: str,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
     batch = np.broadcast_shapes(*leading)
     shapes = ((4, 6, 8), (2, 19, 8), (2, 19, 5))

@@ -6,32 +6,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import cpuattn
 import numpy as np
 import pytest
 from options import Sizes
 from support import Array, compare, normal, qkv
-
-import cpuattn
 
 SIZES = Sizes(batch=(2, 3), q_len=21, kv_len=70, head_dim=24, head_dim_v=20)
 DECODE = Sizes(batch=(2, 3), q_len=1, kv_len=70, head_dim=24, head_dim_v=20)
 
 
 def in_order(array: Array, *axes: int) -> Array:
-    """The same values in memory that is contiguous in another order of the axes."""
+    """Return the same values, contiguous in another order of the axes."""
     copy = np.ascontiguousarray(array.transpose(axes))
     return copy.transpose(np.argsort(axes))
 
 
 def every_other(array: Array) -> Array:
-    """The same values with a gap of one element after each."""
+    """Return the same values with a gap of one element after each."""
     wide = np.full((*array.shape, 2), np.nan, array.dtype)
     wide[..., 0] = array
     return wide[..., 0]
 
 
 def spread(array: Array) -> Array:
-    """The same values in the middle of a larger array."""
+    """Return the same values in the middle of a larger array."""
     wide = np.full(tuple(n + 3 for n in array.shape), np.nan, array.dtype)
     view = wide[tuple(slice(1, n + 1) for n in array.shape)]
     view[...] = array
@@ -39,7 +38,7 @@ def spread(array: Array) -> Array:
 
 
 def unaligned(array: Array) -> Array:
-    """The same values one byte off the alignment of their type."""
+    """Return the same values one byte off the alignment of their type."""
     raw = np.zeros(array.nbytes + 1, np.uint8)
     view = raw[1:].view(array.dtype).reshape(array.shape)
     view[...] = array
@@ -47,18 +46,18 @@ def unaligned(array: Array) -> Array:
 
 
 def reversed_in_memory(array: Array, axis: int) -> Array:
-    """The same values with a negative stride."""
+    """Return the same values with a negative stride."""
     return np.flip(np.ascontiguousarray(np.flip(array, axis)), axis)
 
 
 def read_only(array: Array) -> Array:
-    """The same array without the right to write."""
+    """Return the same array without the right to write."""
     array.flags.writeable = False
     return array
 
 
 def page_apart(array: Array) -> Array:
-    """The same values in rows 4096 bytes apart, the worst case for a cache."""
+    """Return the same values in rows 4096 bytes apart, the worst case for a cache."""
     wide = np.full((*array.shape[:-1], 1024), np.nan, array.dtype)
     wide[..., : array.shape[-1]] = array
     return wide[..., : array.shape[-1]]

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
+import cpuattn
 import numpy as np
 import pytest
 from options import Sizes, combine
 from support import compare, sees
-
-import cpuattn
 
 SIZES = {
     "small": Sizes(),

@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kTileRows = kTileVecs * kLanes;
 static_assert(kTileRows <= 64, "a visibility word holds one bit per row of a tile");
-constexpr int64_t kPrefillKeys = 96;    // keys of one step, a multiple of kMicroRows; tuned
+constexpr int64_t kPrefillKeys = 128;  // keys of one step: two visibility words
 constexpr int64_t kRangeStep = 16;     // ranges of a vector of rows are widened to this many keys
 
 // One tile of query rows and its running state, all with rows in the lanes.
@@ -177,8 +177,19 @@ CPUATTN_NOINLINE Sight look(const WorkItem& item, const RowTile& tile, int64_t k
   uint64_t any_word = 0;
   uint64_t all_words = low_bits(count);
   const int last = static_cast<int>(smaller(tile.rows, last_vec * kLanes));
+  bool mask_only = item.q_segments.data == nullptr && item.mask.data != nullptr &&
+                   item.mask.col_step == 1 && item.kv_len - key >= kWordKeys;
+  for (int vec = first_vec; vec < last_vec; ++vec) {
+    mask_only = mask_only && tile.every[vec].begin <= key && key + count <= tile.every[vec].end;
+  }
   for (int i = first_vec * kLanes; i < last; ++i) {
-    words[i] = row_word(item, tile.of[i], tile.range[i], key, count);
+    if (mask_only) {  // the usual case, without the arithmetic of ranges
+      const char* p = row_address(item.mask, tile.of[i]) + key;
+      prefetch(p + kMaskAhead);
+      words[i] = nonzero_bits64(reinterpret_cast<const uint8_t*>(p)) & low_bits(count);
+    } else {
+      words[i] = row_word(item, tile.of[i], tile.range[i], key, count);
+    }
     any_word |= words[i];
     all_words &= words[i];
   }
@@ -279,6 +290,9 @@ CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, cons
         }
       } else {
         load_transposed(rows, valid, key, count, item.bias.col_step, block);
+        for (int i = 0; i < valid; ++i) {
+          prefetch(rows[i] + (key + kPrefillKeys) * item.bias.col_step);
+        }
       }
       float* p = scores + (key - run.begin) * tile.width + vec * kLanes;
       for (int64_t i = 0; i < count; ++i) {

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kWordKeys = 64;  // keys of one visibility word
 constexpr uint64_t kAllKeys = ~uint64_t{0};
+constexpr int64_t kMaskAhead = 128;  // bytes: the line that the next block of keys needs
 
 CPUATTN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 CPUATTN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -60,10 +61,13 @@ CPUATTN_INLINE float float_at(const char* p) {
 
 CPUATTN_INLINE uint64_t low_bits(int64_t n) { return n >= 64 ? kAllKeys : (uint64_t{1} << n) - 1; }
 
-// Bits of `count` <= 64 strided booleans.
-CPUATTN_INLINE uint64_t boolean_bits(const char* p, int64_t step, int64_t count) {
+// Bits of `count` <= 64 strided booleans, of which `readable` >= count lie within the array.
+CPUATTN_INLINE uint64_t boolean_bits(const char* p, int64_t step, int64_t count,
+                                     int64_t readable) {
   if (step == 1) {
-    if (count == kWordKeys) return nonzero_bits64(reinterpret_cast<const uint8_t*>(p));
+    if (readable >= kWordKeys) {
+      return nonzero_bits64(reinterpret_cast<const uint8_t*>(p)) & low_bits(count);
+    }
     uint8_t bytes[kWordKeys] = {};
     __builtin_memcpy(bytes, p, static_cast<size_t>(count));
     return nonzero_bits64(bytes);
@@ -95,7 +99,8 @@ CPUATTN_INLINE uint64_t row_word(const WorkItem& item, Row row, KeyRange range, 
   uint64_t word = low_bits(end) & ~low_bits(begin);
   if (item.mask.data != nullptr) {
     const char* p = row_address(item.mask, row) + key * item.mask.col_step;
-    word &= boolean_bits(p, item.mask.col_step, count);
+    prefetch(p + kMaskAhead);  // a row's bytes lie far from the next row's: no stream to detect
+    word &= boolean_bits(p, item.mask.col_step, count, item.kv_len - key);
   }
   if (item.q_segments.data != nullptr) {
     const int64_t segment = integer_at(item.q_segments, row.token);

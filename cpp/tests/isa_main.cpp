@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// Runs a test that was compiled for one ISA, where the CPU has that ISA. Compiled without ISA flags.
+#include "isa_test.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "check.h"
+#include "core/dispatch.h"
+
+int main() {
+  for (const cpuattn::IsaEntry& entry : cpuattn::all_isas()) {
+    if (std::strcmp(entry.name, cpuattn::kTestedIsa) == 0 && cpuattn::usable(entry)) {
+      return cpuattn::run_isa_tests();
+    }
+  }
+  std::printf("skipped: this CPU or operating system lacks %s\n", cpuattn::kTestedIsa);
+  std::printf("0 passed, 0 failed\n");
+  return cpuattn::kSkipped;
+}

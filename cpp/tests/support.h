@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// What the tests compute with: arrays that end where readable memory ends, and random numbers.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#include <unistd.h>
+#define CPUATTN_TEST_GUARD 1
+#endif
+
+namespace cpuattn {
+namespace {
+
+// `size` bytes whose last one is followed by a page that faults on any access (on POSIX). Filled
+// with 0xff, which reads as NaN.
+class GuardedArray {
+ public:
+  explicit GuardedArray(int64_t size) : size_(static_cast<size_t>(size)) {
+#ifdef CPUATTN_TEST_GUARD
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    mapped_ = (size_ + page - 1) / page * page + page;
+    void* base = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) out_of_memory();
+    base_ = static_cast<char*>(base);
+    if (mprotect(base_ + mapped_ - page, page, PROT_NONE) != 0) out_of_memory();
+    data_ = base_ + mapped_ - page - size_;
+#else
+    mapped_ = size_ + 64;
+    base_ = static_cast<char*>(std::malloc(mapped_));
+    if (base_ == nullptr) out_of_memory();
+    data_ = base_ + (64 - reinterpret_cast<uintptr_t>(base_) % 64) % 64;
+#endif
+    std::memset(data_, 0xff, size_);
+  }
+  GuardedArray(const GuardedArray&) = delete;
+  GuardedArray& operator=(const GuardedArray&) = delete;
+  ~GuardedArray() {
+#ifdef CPUATTN_TEST_GUARD
+    munmap(base_, mapped_);
+#else
+    std::free(base_);
+#endif
+  }
+
+  char* data() const { return data_; }
+  char* end() const { return data_ + size_; }
+  float* floats() const { return reinterpret_cast<float*>(data_); }
+
+ private:
+  [[noreturn]] static void out_of_memory() {
+    std::printf("cannot map memory for a test\n");
+    std::exit(1);
+  }
+
+  size_t size_, mapped_ = 0;
+  char* base_ = nullptr;
+  char* data_ = nullptr;
+};
+
+// SplitMix64 (Steele, Lea and Flood 2014).
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+
+  uint64_t next() {
+    uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+  }
+  int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
+  int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
+  bool chance(int percent) { return below(100) < percent; }
+  float uniform(float low, float high) {
+    return low + (high - low) * static_cast<float>(next() >> 40) * 0x1p-24f;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// CPUATTN_TEST_SEED, or `seed` where that is not set.
+inline uint64_t test_seed(uint64_t seed) {
+  const char* text = std::getenv("CPUATTN_TEST_SEED");
+  return text != nullptr && *text != '\0' ? std::strtoull(text, nullptr, 0) : seed;
+}
+
+}  // namespace
+}  // namespace cpuattn
