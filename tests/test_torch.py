@@ -209,6 +209,16 @@ def test_torch_dropout_is_applied_whatever_the_mode(
     assert not np.array_equal(out, sdpa(query, key, ones, dropout_p=0.5))
 
 
+def test_torch_dropout_follows_numpy_seed(isa: str, rng: np.random.Generator) -> None:
+    inputs = [normal(rng, *shape) for shape in SHAPES["rank_4"]]
+    outs = []
+    for seed in (5, 5, 6):
+        np.random.seed(seed)  # noqa: NPY002
+        outs.append(sdpa(*inputs, dropout_p=0.5))
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert not np.array_equal(outs[0], outs[2])
+
+
 def test_torch_mask_and_causal_combine_by_and(
     isa: str, rng: np.random.Generator
 ) -> None:

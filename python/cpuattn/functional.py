@@ -78,7 +78,10 @@ def scaled_dot_product_attention(
     >>> cpuattn.scaled_dot_product_attention(x, x, x, is_causal=True).shape
     (2, 4, 8)
     """
-    if query.ndim < 3 or key.shape[:-2] != query.shape[:-2] != value.shape[:-2]:
+    matrices = query.ndim == key.ndim == value.ndim == 2
+    if not (2 < query.ndim == key.ndim == value.ndim) or not (
+        query.shape[-3] == key.shape[-3] == value.shape[-3]
+    ):
         query, key, value = _align_heads(query, key, value, enable_gqa)
     options: dict[str, Any] = {}
     if attn_mask is not None:
@@ -88,7 +91,8 @@ def scaled_dot_product_attention(
         options["dropout_seed"] = int(np.random.randint(0, 2**63))  # noqa: NPY002
     if is_causal:
         options["causal"] = "top_left"
-    return attention(query, key, value, scale=scale, **options)  # type: ignore[no-any-return]
+    out: FloatArray = attention(query, key, value, scale=scale, **options)
+    return out[0] if matrices else out
 
 
 def dot_product_attention(
@@ -196,31 +200,32 @@ def _align_heads(
             raise ValueError(
                 f"{name}: must have at least 2 axes; got shape {tuple(array.shape)}"
             )
-        if array.ndim == 2:
-            arrays[name] = array[None]
-    query, key, value = arrays.values()
-    rank = max(a.ndim for a in (query, key, value))
-    heads, key_heads, value_heads = (a.shape[-3] for a in (query, key, value))
+    query, key, value = (
+        array[None] if array.ndim == 2 else array for array in arrays.values()
+    )
     if enable_gqa:
         return query, key, value
-    if rank > 3 and len({heads, key_heads, value_heads} - {1}) > 1:
+    sizes = {array.shape[-3] for array in (query, key, value)} - {1}
+    if len(sizes) > 1:
         raise ValueError(
-            f"key: heads must equal those of query {heads} or be 1 (enable_gqa=True "
-            f"groups them); got {key_heads} (key shape {tuple(key.shape)})"
+            f"key: number of heads must equal that of query {query.shape[-3]} or be 1, "
+            "unless enable_gqa=True groups them; "
+            f"got {key.shape[-3]} (key shape {tuple(key.shape)})"
         )
-    common = max(heads, key_heads, value_heads)
-    if heads not in (common, 1) or key_heads not in (common, 1):
-        raise ValueError(
-            f"key: leading axes must broadcast with those of query "
-            f"{tuple(query.shape)}; got key shape {tuple(key.shape)}"
-        )
-
-    def with_heads(array: Any, count: int) -> Any:
-        if array.shape[-3] == count:
-            return array
-        return np.broadcast_to(array, (*array.shape[:-3], count, *array.shape[-2:]))
-
-    kv_heads = max(key_heads, value_heads)
-    return with_heads(query, common), with_heads(key, kv_heads), with_heads(
-        value, kv_heads
+    heads = sizes.pop() if sizes else 1
+    kv_heads = max(key.shape[-3], value.shape[-3])
+    return (
+        _with_heads(query, heads),
+        _with_heads(key, kv_heads),
+        _with_heads(value, kv_heads),
     )
+
+
+def _with_heads(array: Any, heads: int) -> Any:
+    """Repeat a single head by stride, without a copy."""
+    if array.shape[-3] == heads:
+        return array
+    shape = (*array.shape[:-3], heads, *array.shape[-2:])
+    if isinstance(array, np.ndarray):
+        return np.broadcast_to(array, shape)
+    return array.broadcast_to(shape)
