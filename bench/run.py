@@ -15,7 +15,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -368,7 +368,7 @@ def save(path: Path, settings: Settings, results: list[Report]) -> None:
     """Write the JSON in one step, so that a stopped run leaves a whole file."""
     document = {
         "format": FORMAT,
-        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe(),
         "settings": asdict(settings),
         "results": results,

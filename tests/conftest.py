@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from support import COMPILED_ISAS, EMULATED, SEED, rng_for
 
 

@@ -11,10 +11,11 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import cpuattn
 import numpy as np
-from cpuattn import reference
 from numpy.typing import NDArray
+
+import cpuattn
+from cpuattn import reference
 
 Array = NDArray[Any]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import itertools
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from cpuattn import reference
 from options import Sizes
 from support import COMPILED_ISAS, Array, compare, normal, qkv

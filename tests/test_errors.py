@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from support import Array
 
 F32 = np.float32
@@ -617,8 +618,8 @@ TORCH = {
     ),
     "heads_without_gqa": (
         {"query": zeros(2, 8, 3, 16)},
-        "key: heads must equal those of query 8 or be 1 (enable_gqa=True groups them); "
-        "got 2 (key shape (2, 2, 5, 16))",
+        "key: number of heads must equal that of query 8 or be 1, unless "
+        "enable_gqa=True groups them; got 2 (key shape (2, 2, 5, 16))",
     ),
     "heads_that_do_not_divide": (
         {"query": zeros(2, 3, 3, 16), "enable_gqa": True},
@@ -627,8 +628,8 @@ TORCH = {
     ),
     "rank_3_leading": (
         {"query": zeros(3, 3, 16), "key": zeros(2, 5, 16), "value": zeros(2, 5, 12)},
-        "key: leading axes must broadcast with those of query (3, 3, 16); got key "
-        "shape (2, 5, 16)",
+        "key: number of heads must equal that of query 3 or be 1, unless "
+        "enable_gqa=True groups them; got 2 (key shape (2, 5, 16))",
     ),
     "lengths_of_key_and_value": (
         {"query": zeros(2, 2, 3, 16), "value": zeros(2, 2, 9, 12)},

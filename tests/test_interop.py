@@ -6,9 +6,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from cpuattn import reference
 from support import Array, expect_success, normal, qkv
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from cpuattn import reference
 from support import Array, check, normal, qkv
 

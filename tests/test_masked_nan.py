@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from options import OPTIONS, Sizes, combine
 from support import Array, as_tuple, qkv, sees
 

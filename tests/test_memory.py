@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from support import expect_success
 
 LINUX = pytest.mark.skipif(

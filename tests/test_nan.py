@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from support import Array, compare, normal, qkv
 
 KV_LENS = pytest.mark.parametrize("kv_len", range(1, 41))

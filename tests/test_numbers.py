@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from cpuattn import reference
 from options import Sizes
 from support import compare, qkv

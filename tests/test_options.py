@@ -6,9 +6,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
 from support import compare, normal, qkv, rng_for
 

@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import cpuattn
 import pytest
+
+import cpuattn
 from cpuattn import _core
 from support import run_module, run_python
 

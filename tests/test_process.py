@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import sys
 
-import cpuattn
 import pytest
+
+import cpuattn
 from support import expect_success, run_python
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from support import SEED, Array, compare, normal, sees
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")

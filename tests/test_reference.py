@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from cpuattn import reference
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
 from support import Array, as_tuple, normal, qkv, rng_for

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from options import Sizes, combine
 from support import compare, normal, qkv
 

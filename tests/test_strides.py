@@ -6,9 +6,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from options import Sizes
 from support import Array, compare, normal, qkv
 

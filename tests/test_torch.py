@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cpuattn
 import numpy as np
 import pytest
+
+import cpuattn
 from support import Array, check, normal
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

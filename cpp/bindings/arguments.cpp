@@ -9,11 +9,11 @@
 namespace cpuattn {
 
 const char* const kParameterNames[kParameterCount] = {
-    "query",          "key",          "value",          "layout",        "mask",
-    "bias",           "causal",       "window",         "scale",         "softcap",
-    "alibi_slopes",   "sinks",        "q_lengths",      "kv_lengths",    "q_segment_ids",
-    "kv_segment_ids", "dropout_p",    "dropout_seed",   "dropout_mask",  "dropout_broadcast",
-    "fully_masked",   "precision",    "return_lse",     "return_weights", "out",
+    "query",          "key",       "value",        "layout",         "mask",
+    "bias",           "causal",    "window",       "scale",          "softcap",
+    "alibi_slopes",   "sinks",     "q_lengths",    "kv_lengths",     "q_segment_ids",
+    "kv_segment_ids", "dropout_p", "dropout_seed", "dropout_mask",   "dropout_broadcast",
+    "fully_masked",   "precision", "return_lse",   "return_weights", "out",
     "num_threads",
 };
 
@@ -53,7 +53,8 @@ bool read_choice(Parameter parameter, PyObject* object, const Choice (&choices)[
       return true;
     }
   }
-  PyErr_Format(PyExc_ValueError, "%s: must be %s; got %R", kParameterNames[parameter], rule, object);
+  PyErr_Format(PyExc_ValueError, "%s: must be %s; got %R", kParameterNames[parameter], rule,
+               object);
   return false;
 }
 
@@ -71,8 +72,8 @@ bool read_double(Parameter parameter, PyObject* object, double& value) {
 }
 
 // An integer within [low, high]; __index__ objects count, floats do not.
-bool read_integer(Parameter parameter, PyObject* object, const char* rule, int64_t low, int64_t high,
-                  int64_t& value) {
+bool read_integer(Parameter parameter, PyObject* object, const char* rule, int64_t low,
+                  int64_t high, int64_t& value) {
   if (!PyIndex_Check(object)) return type_error(parameter, rule, object);
   PyObject* number = PyNumber_Index(object);
   if (number == nullptr) return false;
@@ -80,7 +81,8 @@ bool read_integer(Parameter parameter, PyObject* object, const char* rule, int64
   value = PyLong_AsLongLongAndOverflow(number, &overflow);
   Py_DECREF(number);
   if (overflow == 0 && value >= low && value <= high) return true;
-  PyErr_Format(PyExc_ValueError, "%s: must be %s; got %R", kParameterNames[parameter], rule, object);
+  PyErr_Format(PyExc_ValueError, "%s: must be %s; got %R", kParameterNames[parameter], rule,
+               object);
   return false;
 }
 
@@ -97,14 +99,16 @@ bool intern_names() {
 }
 
 CallArguments::~CallArguments() {
+  if (abandoned) return;
   for (PyObject* array : owned_) Py_XDECREF(array);
 }
 
-bool CallArguments::sort(PyObject* const* args, Py_ssize_t positional, PyObject* keyword_names) {
+bool CallArguments::sort(const char* function, PyObject* const* args, Py_ssize_t positional,
+                         PyObject* keyword_names) {
   if (positional > kPositional) {
     PyErr_Format(PyExc_TypeError,
-                 "attention() takes 3 positional arguments (query, key, value) but %zd were given",
-                 positional);
+                 "%s() takes 3 positional arguments (query, key, value) but %zd were given",
+                 function, positional);
     return false;
   }
   for (Py_ssize_t i = 0; i < positional; ++i) object[i] = args[i];
@@ -119,18 +123,19 @@ bool CallArguments::sort(PyObject* const* args, Py_ssize_t positional, PyObject*
       }
     }
     if (index == kParameterCount) {
-      PyErr_Format(PyExc_TypeError, "attention() got an unexpected keyword argument %R", name);
+      PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", function, name);
       return false;
     }
     if (index < positional) {
-      PyErr_Format(PyExc_TypeError, "attention() got multiple values for argument %R", name);
+      PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument %R", function, name);
       return false;
     }
     object[index] = args[positional + i];
   }
   for (int i = 0; i < kPositional; ++i) {
     if (object[i] == nullptr) {
-      PyErr_Format(PyExc_TypeError, "attention() missing required argument '%s'", kParameterNames[i]);
+      PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s'", function,
+                   kParameterNames[i]);
       return false;
     }
   }
@@ -204,8 +209,9 @@ bool CallArguments::read_window() {
   int64_t* const sides[] = {&core.window_left, &core.window_right};
   for (int i = 0; i < 2; ++i) {
     PyObject* side = PySequence_GetItem(given, i);
-    const bool ok = side != nullptr && (side == Py_None || read_integer(kWindow, side, rule, INT64_MIN,
-                                                                        INT64_MAX, *sides[i]));
+    const bool ok =
+        side != nullptr &&
+        (side == Py_None || read_integer(kWindow, side, rule, INT64_MIN, INT64_MAX, *sides[i]));
     Py_XDECREF(side);
     if (!ok) return false;
   }
@@ -232,8 +238,7 @@ bool CallArguments::read_dropout() {
   }
   PyObject* axes = object[kDropoutBroadcast];
   if (axes == nullptr) return true;
-  static constexpr const char* rule =
-      "a tuple of names out of 'batch', 'heads', 'q_len', 'kv_len'";
+  static constexpr const char* rule = "a tuple of names out of 'batch', 'heads', 'q_len', 'kv_len'";
   if (!PyTuple_Check(axes) && !PyList_Check(axes)) return type_error(kDropoutBroadcast, rule, axes);
   static constexpr Choice choices[] = {
       {"batch", kAxisBatch}, {"heads", kAxisHeads}, {"q_len", kAxisQLen}, {"kv_len", kAxisKvLen}};
@@ -271,7 +276,8 @@ bool CallArguments::read_results() {
   }
   if (PyObject* given = object[kNumThreads]) {
     int64_t threads = 0;
-    if (!read_integer(kNumThreads, given, "an integer from 1 to 4096", 1, 4096, threads)) return false;
+    if (!read_integer(kNumThreads, given, "an integer from 1 to 4096", 1, 4096, threads))
+      return false;
     num_threads = static_cast<int>(threads);
   }
   return true;
@@ -295,7 +301,8 @@ bool CallArguments::read() {
   if (PyObject* given = object[kPrecision]) {
     // float32 products are at least as accurate as every level asks for.
     static constexpr Choice choices[] = {{"highest", 0}, {"high", 1}, {"medium", 2}};
-    if (!read_choice(kPrecision, given, choices, "'highest', 'high' or 'medium'", value)) return false;
+    if (!read_choice(kPrecision, given, choices, "'highest', 'high' or 'medium'", value))
+      return false;
   }
   if (object[kScale] != nullptr) {
     core.has_scale = true;
@@ -314,7 +321,8 @@ bool CallArguments::read() {
          read_small_array(kKvLengths, core.kv_lengths, true) &&
          read_small_array(kQSegmentIds, core.q_segment_ids, true) &&
          read_small_array(kKvSegmentIds, core.kv_segment_ids, true) && read_dropout() &&
-         read_array(kDropoutMask, core.dropout_mask) && read_array(kOut, core.out) && read_results();
+         read_array(kDropoutMask, core.dropout_mask) && read_array(kOut, core.out) &&
+         read_results();
 }
 
 }  // namespace cpuattn

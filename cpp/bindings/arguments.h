@@ -14,9 +14,32 @@ namespace cpuattn {
 
 // The parameters of `attention`, in signature order.
 enum Parameter {
-  kQuery, kKey, kValue, kLayout, kMask, kBias, kCausal, kWindow, kScale, kSoftcap, kAlibiSlopes,
-  kSinks, kQLengths, kKvLengths, kQSegmentIds, kKvSegmentIds, kDropoutP, kDropoutSeed, kDropoutMask,
-  kDropoutBroadcast, kFullyMasked, kPrecision, kReturnLse, kReturnWeights, kOut, kNumThreads,
+  kQuery,
+  kKey,
+  kValue,
+  kLayout,
+  kMask,
+  kBias,
+  kCausal,
+  kWindow,
+  kScale,
+  kSoftcap,
+  kAlibiSlopes,
+  kSinks,
+  kQLengths,
+  kKvLengths,
+  kQSegmentIds,
+  kKvSegmentIds,
+  kDropoutP,
+  kDropoutSeed,
+  kDropoutMask,
+  kDropoutBroadcast,
+  kFullyMasked,
+  kPrecision,
+  kReturnLse,
+  kReturnWeights,
+  kOut,
+  kNumThreads,
   kParameterCount
 };
 constexpr int kPositional = 3;  // query, key, value; the rest is keyword-only
@@ -31,6 +54,7 @@ struct CallArguments {
   Arguments core;
   bool return_lse = false;
   int num_threads = 0;
+  bool abandoned = false;      // the interpreter is gone: give nothing up
   bool needs_interop = false;  // some array is not an ndarray but speaks DLPack
 
   CallArguments() = default;
@@ -39,7 +63,8 @@ struct CallArguments {
   ~CallArguments();
 
   // Sorts positional and keyword arguments of a vectorcall into `object`.
-  bool sort(PyObject* const* args, Py_ssize_t positional, PyObject* keyword_names);
+  bool sort(const char* function, PyObject* const* args, Py_ssize_t positional,
+            PyObject* keyword_names);
   // Reads every argument but query, key and value's contents. False with a Python error set.
   bool read();
 
@@ -52,7 +77,7 @@ struct CallArguments {
   bool read_results();
 
   std::forward_list<std::string> dtype_names_;  // of unusual dtypes, for error texts
-  PyObject* owned_[kParameterCount] = {};  // arrays made from Python sequences
+  PyObject* owned_[kParameterCount] = {};       // arrays made from Python sequences
 };
 
 }  // namespace cpuattn

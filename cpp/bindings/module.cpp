@@ -34,11 +34,20 @@ PyObject* threads_variable = nullptr;
 PyObject* raise(const Error& error) {
   PyObject* type = PyExc_ValueError;
   switch (error.kind) {
-    case Error::Kind::kType: type = PyExc_TypeError; break;
-    case Error::Kind::kRuntime: type = PyExc_RuntimeError; break;
-    case Error::Kind::kMemory: type = PyExc_MemoryError; break;
-    case Error::Kind::kNotImplemented: type = PyExc_NotImplementedError; break;
-    default: break;
+    case Error::Kind::kType:
+      type = PyExc_TypeError;
+      break;
+    case Error::Kind::kRuntime:
+      type = PyExc_RuntimeError;
+      break;
+    case Error::Kind::kMemory:
+      type = PyExc_MemoryError;
+      break;
+    case Error::Kind::kNotImplemented:
+      type = PyExc_NotImplementedError;
+      break;
+    default:
+      break;
   }
   PyErr_SetString(type, error.text);
   return nullptr;
@@ -49,11 +58,14 @@ struct Results {
   PyObject* out = nullptr;
   PyObject* lse = nullptr;
   PyObject* weights = nullptr;
+  bool abandoned = false;                // the interpreter is gone: give nothing up
+  int64_t shapes[3][kMaxBatchDims + 3];  // of results that are only planned
 
   Results() = default;
   Results(const Results&) = delete;
   Results& operator=(const Results&) = delete;
   ~Results() {
+    if (abandoned) return;
     Py_XDECREF(out);
     Py_XDECREF(lse);
     Py_XDECREF(weights);
@@ -75,17 +87,28 @@ struct Results {
   }
 };
 
-bool new_result(const AttentionProblem& p, const int64_t (&tail)[3], int tail_dims, const char* name,
-                PyObject*& object, Array& array) {
-  int64_t shape[kMaxBatchDims + 3];
+// What a result is needed for: a plan needs its shape, a call its memory.
+enum class Purpose { kPlan, kCall };
+
+// The shape (batch..., tail...) goes to `shape`; for a call the array is made too.
+bool new_result(const AttentionProblem& p, Purpose purpose, const int64_t (&tail)[3], int tail_dims,
+                const char* name, int64_t (&shape)[kMaxBatchDims + 3], PyObject*& object,
+                Array& array) {
   for (int i = 0; i < p.batch_dims; ++i) shape[i] = p.batch_shape[i];
   for (int i = 0; i < tail_dims; ++i) shape[p.batch_dims + i] = tail[i];
+  const int ndim = p.batch_dims + tail_dims;
+  if (purpose == Purpose::kPlan) {
+    static char nowhere;
+    array = {name, &nowhere, ndim, shape, shape, DType::kFloat32, "float32", true};
+    return true;
+  }
   std::forward_list<std::string> names;
-  object = new_float_array(p.batch_dims + tail_dims, shape);
+  object = new_float_array(ndim, shape);
   return object != nullptr && view_ndarray(object, name, names, array);
 }
 
-bool make_results(CallArguments& call, const AttentionProblem& p, Results& results) {
+bool make_results(CallArguments& call, Purpose purpose, const AttentionProblem& p,
+                  Results& results) {
   Arguments& args = call.core;
   if (call.object[kOut] != nullptr) {
     results.out = call.object[kOut];
@@ -94,14 +117,17 @@ bool make_results(CallArguments& call, const AttentionProblem& p, Results& resul
     const bool bhsd = args.layout == Layout::kBhsd;
     const int64_t tail[3] = {bhsd ? p.num_heads : p.q_len, bhsd ? p.q_len : p.num_heads,
                              p.head_dim_v};
-    if (!new_result(p, tail, 3, "out", results.out, args.out)) return false;
+    if (!new_result(p, purpose, tail, 3, "out", results.shapes[0], results.out, args.out)) {
+      return false;
+    }
   }
-  if (call.return_lse &&
-      !new_result(p, {p.num_heads, p.q_len, 0}, 2, "lse", results.lse, args.lse)) {
+  if (call.return_lse && !new_result(p, purpose, {p.num_heads, p.q_len, 0}, 2, "lse",
+                                     results.shapes[1], results.lse, args.lse)) {
     return false;
   }
   return args.return_weights == ReturnWeights::kNo ||
-         new_result(p, {p.num_heads, p.q_len, p.kv_len}, 3, "weights", results.weights, args.weights);
+         new_result(p, purpose, {p.num_heads, p.q_len, p.kv_len}, 3, "weights", results.shapes[2],
+                    results.weights, args.weights);
 }
 
 bool check_out_overlaps(const CallArguments& call) {
@@ -133,7 +159,8 @@ bool requested_threads(const CallArguments& call, int& threads) {
 }
 
 // Everything up to the computation itself.
-bool prepare(CallArguments& call, Results& results, AttentionProblem& problem, Plan& plan) {
+bool prepare(CallArguments& call, Purpose purpose, Results& results, AttentionProblem& problem,
+             Plan& plan) {
   Error error;
   const KernelTable* table = active_table(error);
   int threads = 0;
@@ -141,7 +168,7 @@ bool prepare(CallArguments& call, Results& results, AttentionProblem& problem, P
     raise(error);
     return false;
   }
-  if (!make_results(call, problem, results)) return false;
+  if (!make_results(call, purpose, problem, results)) return false;
   if (!build_problem(call.core, problem, error)) {
     raise(error);
     return false;
@@ -171,22 +198,30 @@ PyObject* call_interop(const char* function, const CallArguments& call) {
   return result;
 }
 
+// Computes without the GIL. Taking it back may never return when the interpreter shuts down under
+// a daemon thread (CPython ends the thread): then no reference may be given up any more.
+bool run_released(const AttentionProblem& problem, const Plan& plan, Error& error,
+                  CallArguments& call, Results& results) {
+  PyThreadState* state = PyEval_SaveThread();
+  const bool ok = run_attention(problem, plan, error);
+  call.abandoned = results.abandoned = true;
+  PyEval_RestoreThread(state);
+  call.abandoned = results.abandoned = false;
+  return ok;
+}
+
 PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   CallArguments call;
-  if (!call.sort(args, positional, names) || !call.read()) return nullptr;
+  if (!call.sort("attention", args, positional, names) || !call.read()) return nullptr;
   if (call.needs_interop) return call_interop("attention", call);
   Results results;
   AttentionProblem problem;
   Plan plan;
-  if (!prepare(call, results, problem, plan)) return nullptr;
+  if (!prepare(call, Purpose::kCall, results, problem, plan)) return nullptr;
   Error error;
-  bool ok;
-  if (plan.microseconds < kReleaseMicroseconds) {
-    ok = run_attention(problem, plan, error);
-  } else {
-    nb::gil_scoped_release released;
-    ok = run_attention(problem, plan, error);
-  }
+  const bool ok = plan.microseconds < kReleaseMicroseconds
+                      ? run_attention(problem, plan, error)
+                      : run_released(problem, plan, error, call, results);
   return ok ? results.release() : raise(error);
 }
 
@@ -220,11 +255,12 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
   note_copy("value", p.value, p, p.head_dim_v, plan, copies);
   d["copies"] = copies;
   nb::list notes;
-  notes.append(nb::str(plan.is_decode
-                           ? "{} rows share each kv head, at most {}: lanes hold head_dim"
-                           : "{} rows share each kv head, more than {} or weights are wanted: lanes "
-                             "hold query rows")
-                   .format(p.rows(), plan.table->decode_rows));
+  notes.append(
+      nb::str(plan.is_decode
+                  ? "{} rows share each kv head, at most {}: lanes hold head_dim"
+                  : "{} rows share each kv head, more than {} or weights are wanted: lanes "
+                    "hold query rows")
+          .format(p.rows(), plan.table->decode_rows));
   if (plan.chunks > 1) {
     notes.append(nb::str("keys are split in chunks of {}, merged in order{}")
                      .format(plan.chunk, plan.parallel_chunks ? ", each a task of its own" : ""));
@@ -237,12 +273,12 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
 
 PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   CallArguments call;
-  if (!call.sort(args, positional, names) || !call.read()) return nullptr;
+  if (!call.sort("explain", args, positional, names) || !call.read()) return nullptr;
   if (call.needs_interop) return call_interop("explain", call);
   Results results;
   AttentionProblem problem;
   Plan plan;
-  if (!prepare(call, results, problem, plan)) return nullptr;
+  if (!prepare(call, Purpose::kPlan, results, problem, plan)) return nullptr;
   int threads = 0;
   if (!requested_threads(call, threads)) return nullptr;
   return explanation(problem, plan, threads).release().ptr();
@@ -319,12 +355,16 @@ NB_MODULE(_core, m) {
   m.def("set_num_threads", set_default_threads, nb::arg("threads"),
         "Default number of threads; 0 returns to the environment.");
   m.def("num_threads", [] { return thread_count(0); }, "Number of threads of a large call.");
-  m.def("num_threads_source", [] { return std::string(thread_count_source(0)); },
-        "Where num_threads comes from.");
+  m.def(
+      "num_threads_source", [] { return std::string(thread_count_source(0)); },
+      "Where num_threads comes from.");
   m.def("can_run_parallel", can_run_parallel, "False where every call is serial.");
   m.def("thread_backend", [] { return std::string(thread_backend()); }, "pool, openmp or none.");
-  m.def("use_threads_variable", [](nb::object variable) {
-    Py_XDECREF(threads_variable);
-    threads_variable = variable.release().ptr();
-  }, nb::arg("variable"), "Context variable that overrides the default number of threads.");
+  m.def(
+      "use_threads_variable",
+      [](nb::object variable) {
+        Py_XDECREF(threads_variable);
+        threads_variable = variable.release().ptr();
+      },
+      nb::arg("variable"), "Context variable that overrides the default number of threads.");
 }

@@ -78,7 +78,8 @@ bool is_ndarray(PyObject* object) { return PyArray_Check(object); }
 
 bool speaks_dlpack(PyObject* object) { return PyObject_HasAttrString(object, "__dlpack__") == 1; }
 
-bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names, Array& out) {
+bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names,
+                  Array& out) {
   if (!PyArray_CheckExact(object)) {
     PyObject* masked = masked_array_type();
     if (masked == nullptr) return false;

@@ -20,9 +20,10 @@ bool is_ndarray(PyObject* object);
 // Whether `object` offers the DLPack protocol (torch, JAX, any other array library).
 bool speaks_dlpack(PyObject* object);
 
-// Describes an ndarray. `names` keeps the name of an unusual dtype alive for error texts. False with
-// a Python error set when the object is not an array that can be read as one.
-bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names, Array& array);
+// Describes an ndarray. `names` keeps the name of an unusual dtype alive for error texts. False
+// with a Python error set when the object is not an array that can be read as one.
+bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names,
+                  Array& array);
 
 // A new C-contiguous float32 array; nullptr with a Python error set on failure.
 PyObject* new_float_array(int ndim, const int64_t* shape);

@@ -23,11 +23,9 @@ struct FeatureName {
   const char* name;
 };
 constexpr FeatureName kFeatureNames[] = {
-    {kFeatureAvx2, "avx2"},         {kFeatureFma, "fma"},
-    {kFeatureAvx512f, "avx512f"},   {kFeatureAvx512bw, "avx512bw"},
-    {kFeatureAvx512dq, "avx512dq"}, {kFeatureAvx512vl, "avx512vl"},
-    {kFeatureYmmState, "os-ymm"},   {kFeatureZmmState, "os-zmm"},
-    {kFeatureNeon, "neon"},
+    {kFeatureAvx2, "avx2"},         {kFeatureFma, "fma"},           {kFeatureAvx512f, "avx512f"},
+    {kFeatureAvx512bw, "avx512bw"}, {kFeatureAvx512dq, "avx512dq"}, {kFeatureAvx512vl, "avx512vl"},
+    {kFeatureYmmState, "os-ymm"},   {kFeatureZmmState, "os-zmm"},   {kFeatureNeon, "neon"},
 };
 
 uint32_t cpu_features();

@@ -10,9 +10,9 @@
 #include "core/cpu_features.h"
 
 // CMake defines CPUATTN_HAS_<isa> as 1 for the rows of cmake/isa.cmake that were compiled.
-#define CPUATTN_DECLARE(isa)         \
-  namespace cpuattn::isa {           \
-  extern const KernelTable kTable;   \
+#define CPUATTN_DECLARE(isa)       \
+  namespace cpuattn::isa {         \
+  extern const KernelTable kTable; \
   }
 #ifdef CPUATTN_HAS_avx512
 CPUATTN_DECLARE(avx512)

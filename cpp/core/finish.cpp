@@ -49,8 +49,8 @@ void fill_masked_row(const AttentionProblem& p, const WorkItem& item, int64_t ro
 
 float natural_lse(float row_max, float row_sum) {
   if (row_sum == 0.0f) return -kInfinity;
-  return static_cast<float>(kLn2 * (static_cast<double>(row_max) +
-                                    std::log2(static_cast<double>(row_sum))));
+  return static_cast<float>(
+      kLn2 * (static_cast<double>(row_max) + std::log2(static_cast<double>(row_sum))));
 }
 
 }  // namespace

@@ -27,7 +27,9 @@ std::atomic<bool> forked{false};
 
 #ifdef _OPENMP
 
-bool can_run_parallel() { return !forked.load(std::memory_order_relaxed) && omp_in_parallel() == 0; }
+bool can_run_parallel() {
+  return !forked.load(std::memory_order_relaxed) && omp_in_parallel() == 0;
+}
 const char* thread_backend() { return "openmp"; }
 
 void parallel_run(int64_t count, int threads, Task task, void* context) {

@@ -125,8 +125,8 @@ class Pool {
 std::atomic<Pool*> pool{new Pool};
 
 #if defined(__unix__) || defined(__APPLE__)
-[[maybe_unused]] const int registered = pthread_atfork(
-    nullptr, nullptr, [] { pool.store(new Pool, std::memory_order_relaxed); });
+[[maybe_unused]] const int registered =
+    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool, std::memory_order_relaxed); });
 #endif
 
 }  // namespace

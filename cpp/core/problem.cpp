@@ -52,10 +52,10 @@ bool check_integer(const Array& array, Error& error) {
 
 bool check_rank(const Array& array, Layout layout, Error& error) {
   if (array.ndim >= 3 && array.ndim <= kMaxBatchDims + 3) return true;
-  return fail(error, Kind::kValue, "%s: must have at least 3 axes %s; got shape %s", array.name,
-              layout == Layout::kBhsd ? "(..., heads, length, head_dim)"
-                                      : "(..., length, heads, head_dim)",
-              ShapeText(array).text);
+  return fail(
+      error, Kind::kValue, "%s: must have at least 3 axes %s; got shape %s", array.name,
+      layout == Layout::kBhsd ? "(..., heads, length, head_dim)" : "(..., length, heads, head_dim)",
+      ShapeText(array).text);
 }
 
 // The batch shape: leading axes of query, key and value, broadcast.
@@ -170,7 +170,9 @@ bool view_list(const Array& array, const char* size_name, int64_t size, const At
 
 bool view_output(const Array& array, const int64_t* shape, int ndim, const char* rule,
                  Error& error) {
-  if (!array.writeable) return fail(error, Kind::kValue, "%s: must be writeable", array.name);
+  if (!array.writeable) {
+    return fail(error, Kind::kValue, "%s: must be writeable; got a read-only array", array.name);
+  }
   if (array.ndim != ndim || !std::equal(shape, shape + ndim, array.shape)) {
     return fail(error, Kind::kValue, "%s: must have shape %s = %s; got shape %s", array.name, rule,
                 ShapeText(shape, ndim).text, ShapeText(array).text);
@@ -191,9 +193,9 @@ bool check_options(const Arguments& args, AttentionProblem& p, Error& error) {
   p.offset = std::clamp(args.offset, -kFar, kFar);
   for (const int64_t side : {args.window_left, args.window_right}) {
     if (side < -1) {
-      return fail(error, Kind::kValue, "window: sides must be None, -1 or at least 0; got (%lld, %lld)",
-                  static_cast<long long>(args.window_left),
-                  static_cast<long long>(args.window_right));
+      return fail(
+          error, Kind::kValue, "window: sides must be None, -1 or at least 0; got (%lld, %lld)",
+          static_cast<long long>(args.window_left), static_cast<long long>(args.window_right));
     }
   }
   p.window_left = std::min(args.window_left, kFar);
@@ -231,7 +233,8 @@ bool check_options(const Arguments& args, AttentionProblem& p, Error& error) {
 bool view_modifiers(const Arguments& args, AttentionProblem& p, Error& error) {
   if (args.mask && !check_dtype(args.mask, DType::kBool, "bool", error)) return false;
   if (args.bias && !check_dtype(args.bias, DType::kFloat32, "float32", error)) return false;
-  if (args.dropout_mask && !check_dtype(args.dropout_mask, DType::kBool, "bool", error)) return false;
+  if (args.dropout_mask && !check_dtype(args.dropout_mask, DType::kBool, "bool", error))
+    return false;
   if (!view_scores(args.mask, p, p.mask, error)) return false;
   if (!view_scores(args.bias, p, p.bias, error)) return false;
   if (!view_scores(args.dropout_mask, p, p.dropout_mask, error)) return false;
@@ -273,8 +276,8 @@ bool check_length_values(const View& view, const char* name, const char* limit_n
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t length = integer_in_batch(p, view, b);
     if (length >= 0 && length <= limit) continue;
-    return fail(error, Kind::kValue, "%s: must be between 0 and %s %lld; got %lld", name, limit_name,
-                static_cast<long long>(limit), static_cast<long long>(length));
+    return fail(error, Kind::kValue, "%s: must be between 0 and %s %lld; got %lld", name,
+                limit_name, static_cast<long long>(limit), static_cast<long long>(length));
   }
   return true;
 }
@@ -287,7 +290,8 @@ bool view_outputs(const Arguments& args, AttentionProblem& p, Error& error) {
   shape[n] = bhsd ? p.num_heads : p.q_len;
   shape[n + 1] = bhsd ? p.q_len : p.num_heads;
   shape[n + 2] = p.head_dim_v;
-  const char* rule = bhsd ? "(..., num_heads, q_len, head_dim_v)" : "(..., q_len, num_heads, head_dim_v)";
+  const char* rule =
+      bhsd ? "(..., num_heads, q_len, head_dim_v)" : "(..., q_len, num_heads, head_dim_v)";
   if (!check_dtype(args.out, DType::kFloat32, "float32", error) ||
       !view_output(args.out, shape, n + 3, rule, error) ||
       !view_tensor(args.out, args.layout, p, p.out, error)) {
@@ -370,8 +374,7 @@ bool build_sizes(const Arguments& args, AttentionProblem& p, Error& error) {
 }
 
 bool build_problem(const Arguments& args, AttentionProblem& p, Error& error) {
-  return check_options(args, p, error) &&
-         view_tensor(args.query, args.layout, p, p.query, error) &&
+  return check_options(args, p, error) && view_tensor(args.query, args.layout, p, p.query, error) &&
          view_tensor(args.key, args.layout, p, p.key, error) &&
          view_tensor(args.value, args.layout, p, p.value, error) &&
          view_modifiers(args, p, error) && view_lengths(args, p, error) &&

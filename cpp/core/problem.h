@@ -51,7 +51,7 @@ struct Arguments {
   Array out, lse, weights;  // outputs; lse and weights are made by the front end
   bool causal = false;
   Diagonal diagonal = Diagonal::kBottomRight;
-  int64_t offset = 0;           // for kOffset without causal_offsets
+  int64_t offset = 0;  // for kOffset without causal_offsets
   int64_t window_left = -1, window_right = -1;
   bool has_scale = false, has_softcap = false, has_seed = false;
   double scale = 0.0, softcap = 0.0, dropout_p = 0.0;

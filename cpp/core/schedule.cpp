@@ -64,8 +64,7 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
 
 void size_scratch(const AttentionProblem& p, Plan& plan) {
   const int64_t block_rows = std::min(plan.row_block, std::max<int64_t>(p.rows(), 1));
-  plan.kernel_scratch =
-      plan.kernel->scratch_bytes({block_rows, p.head_dim, p.head_dim_v});
+  plan.kernel_scratch = plan.kernel->scratch_bytes({block_rows, p.head_dim, p.head_dim_v});
   plan.state_floats = block_rows * (2 + (plan.chunks > 1 ? p.head_dim_v : 0));
   // Item scratch: the kernel's, one state to fill, one to merge into, one row for mean values.
   plan.item_scratch = plan.kernel_scratch + 4 * (2 * plan.state_floats + p.head_dim_v) + 256;

@@ -17,11 +17,11 @@ struct Plan {
   const Kernel* kernel = nullptr;
   bool is_decode = false;
 
-  int64_t groups = 0;      // batch * num_kv_heads: sets of rows that share keys and values
-  int64_t row_block = 0;   // rows of one item
-  int64_t row_blocks = 0;  // items along the rows of a group
-  int64_t chunk = 0;       // keys of one chunk
-  int64_t chunks = 0;      // > 1: keys are split, partial results are merged in chunk order
+  int64_t groups = 0;            // batch * num_kv_heads: sets of rows that share keys and values
+  int64_t row_block = 0;         // rows of one item
+  int64_t row_blocks = 0;        // items along the rows of a group
+  int64_t chunk = 0;             // keys of one chunk
+  int64_t chunks = 0;            // > 1: keys are split, partial results are merged in chunk order
   bool parallel_chunks = false;  // each chunk is a task of its own, else one task walks them all
   int64_t tasks = 0;
   int threads = 1;

@@ -42,9 +42,9 @@ void resolve_band(const Resolver& from, WorkItem& item) {
       break;
     case Diagonal::kOffset:
       constexpr int64_t kFar = int64_t{1} << 60;
-      item.offset = p.causal_offsets ? std::clamp(integer_in_batch(p, p.causal_offsets, from.batch),
-                                                  -kFar, kFar)
-                                     : p.offset;
+      item.offset = p.causal_offsets
+                        ? std::clamp(integer_in_batch(p, p.causal_offsets, from.batch), -kFar, kFar)
+                        : p.offset;
       break;
   }
   item.band_left = p.window_left >= 0 ? p.window_left : kOpen;

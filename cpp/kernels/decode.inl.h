@@ -4,7 +4,7 @@
 //   for each kv block of kDecodeKeys keys:
 //     online softmax of the block's scores, each row by itself, lanes = keys
 //     for 4 keys at a time:
-//       output[row] += weights[row][4] . values[4]       add_four_values, this block
+//       output[row] += weights[row][4] . values[4]       add_values, this block
 //       scores[row][4] = query[row] . keys[4]            score_four_keys, the next block
 //     bias, softcap, ALiBi, visibility of the next block, where present
 //
@@ -19,7 +19,7 @@ namespace CPUATTN_ISA {
 namespace {
 
 constexpr int64_t kDecodeKeys = kWordKeys;  // one visibility word a block
-constexpr int64_t kPrefetchBytes = 4096;  // how far ahead of both streams
+constexpr int64_t kPrefetchBytes = 4096;    // how far ahead of both streams
 constexpr int kQuad = 4;                    // keys that are treated together
 
 // Scores, then weights, of one block, and what is known about its keys.
@@ -34,11 +34,11 @@ struct DecodeBlock {
 struct DecodeState {
   int64_t rows;
   int64_t query_stride, output_stride;  // head_dim, head_dim_v rounded up to whole vectors
-  float* query;      // (rows, query_stride), scaled, zero padded
-  float* output;     // (rows, output_stride), unnormalised
-  float* block_sum;  // (rows, output_stride): the current block's part of output
-  float* rescale;    // (rows)
-  Row* of;           // token and head of each row
+  float* query;                         // (rows, query_stride), scaled, zero padded
+  float* output;                        // (rows, output_stride), unnormalised
+  float* block_sum;                     // (rows, output_stride): the current block's part of output
+  float* rescale;                       // (rows)
+  Row* of;                              // token and head of each row
   KeyRange* range;
   DecodeBlock blocks[2];  // the current and the next
 };
@@ -87,7 +87,8 @@ CPUATTN_INLINE void open_rows(const WorkItem& item, DecodeState& s) {
     s.range[r] = key_range(item, s.of[r].token);
     const char* p = row_address(item.query, s.of[r]);
     for (int64_t c = 0; c < s.query_stride; c += kLanes) {
-      const Vec q = load_strided(p + c * item.query.col_step, item.query.col_step, item.head_dim - c);
+      const Vec q =
+          load_strided(p + c * item.query.col_step, item.query.col_step, item.head_dim - c);
       store(s.query + r * s.query_stride + c, mul(q, factor));
     }
     for (int64_t c = 0; c < s.output_stride; c += kLanes) {
@@ -147,24 +148,21 @@ CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64
   }
 }
 
-// sums[row] (+)= weights[row][0 .. 3] . values[0 .. 3] of R rows; kFirst overwrites. Of the four
-// value rows `count` exist; the last one stands in for the others, whose weights are 0.
-template <int R, bool kFirst>
-CPUATTN_INLINE void add_four_values(const float* values, int64_t value_stride, int64_t count,
-                                    const float* weights, int64_t head_dim_v, float* sums,
-                                    int64_t stride) {
-  const float* value[kQuad];
-  for (int k = 0; k < kQuad; ++k) value[k] = values + smaller(k, count - 1) * value_stride;
-  Vec weight[R][kQuad];
+// sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; kFirst overwrites.
+template <int R, int K, bool kFirst>
+CPUATTN_INLINE void add_values(const float* values, int64_t value_stride, const float* weights,
+                               int64_t head_dim_v, float* sums, int64_t stride) {
+  Vec weight[R][K];
   for (int r = 0; r < R; ++r) {
-    for (int k = 0; k < kQuad; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
+    for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
   }
   const auto step = [&](int64_t c, auto load_value) CPUATTN_LAMBDA {
     Vec acc[R];
     for (int r = 0; r < R; ++r) acc[r] = kFirst ? zero() : load(sums + r * stride + c);
-    for (int k = 0; k < kQuad; ++k) {
-      const Vec v = load_value(value[k] + c);
-      prefetch(reinterpret_cast<const char*>(value[k] + c) + kPrefetchBytes);
+    for (int k = 0; k < K; ++k) {
+      const float* p = values + k * value_stride + c;
+      const Vec v = load_value(p);
+      prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes);
       for (int r = 0; r < R; ++r) acc[r] = fma(weight[r][k], v, acc[r]);
     }
     for (int r = 0; r < R; ++r) store(sums + r * stride + c, acc[r]);
@@ -183,13 +181,15 @@ CPUATTN_INLINE void score_quad(const WorkItem& item, const DecodeState& s, const
                                int64_t key) {
   const KvBlock& kv = block.kv;
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
-    score_four_keys<decltype(size)::value>(
-        kv.key + key * kv.key_stride, kv.key_stride, kv.end - kv.begin - key,
-        s.query + r * s.query_stride, s.query_stride, item.head_dim,
-        block.scores + r * kDecodeKeys + key);
+    score_four_keys<decltype(size)::value>(kv.key + key * kv.key_stride, kv.key_stride,
+                                           kv.end - kv.begin - key, s.query + r * s.query_stride,
+                                           s.query_stride, item.head_dim,
+                                           block.scores + r * kDecodeKeys + key);
   });
 }
 
+// Fewer than four keys are left only at the end of a row's keys. No key may stand in for them here:
+// its weight of 0 would turn an infinite value into NaN.
 CPUATTN_INLINE void value_quad(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
                                int64_t key) {
   const KvBlock& kv = block.kv;
@@ -198,14 +198,12 @@ CPUATTN_INLINE void value_quad(const WorkItem& item, const DecodeState& s, const
     const float* values = kv.value + key * kv.value_stride;
     const float* weights = block.scores + r * kDecodeKeys + key;
     float* sums = s.block_sum + r * s.output_stride;
-    const int64_t count = kv.end - kv.begin - key;
-    if (key == 0) {
-      add_four_values<R, true>(values, kv.value_stride, count, weights, item.head_dim_v, sums,
-                               s.output_stride);
-    } else {
-      add_four_values<R, false>(values, kv.value_stride, count, weights, item.head_dim_v, sums,
-                                s.output_stride);
-    }
+    const auto add = [&](int64_t, auto keys) CPUATTN_LAMBDA {
+      constexpr int K = decltype(keys)::value;
+      const auto run = key == 0 ? add_values<R, K, true> : add_values<R, K, false>;
+      run(values, kv.value_stride, weights, item.head_dim_v, sums, s.output_stride);
+    };
+    with_count<kQuad>(0, static_cast<int>(smaller(kQuad, kv.end - kv.begin - key)), add);
   });
 }
 
@@ -235,8 +233,7 @@ CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s,
       score = add_bias(score, load_strided(p, item.bias.col_step, count - key));
     }
     if (item.alibi_slopes != nullptr) {
-      const float diagonal =
-          static_cast<float>(row.token + item.offset - (begin + key));
+      const float diagonal = static_cast<float>(row.token + item.offset - (begin + key));
       float distance[kLanes];
       for (int i = 0; i < kLanes; ++i) distance[i] = diagonal - static_cast<float>(i);
       score = fma(broadcast(alibi_slope(item, row) * -kLog2e), abs(load(distance)), score);
@@ -249,10 +246,9 @@ CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s,
   }
 }
 
-// Keys past the block's end get -inf, so that the row can be treated in whole vectors and quads.
+// Keys past the block's end get -inf, so that the row can be treated in whole vectors.
 CPUATTN_INLINE void pad_row(float* scores, int64_t count) {
-  const int64_t end = smaller(kDecodeKeys, larger(whole_vectors(count), (count + 3) / kQuad * kQuad));
-  for (int64_t key = count; key < end; ++key) scores[key] = kNegInf;
+  for (int64_t key = count; key < whole_vectors(count); ++key) scores[key] = kNegInf;
 }
 
 // Online softmax of one row, lanes = keys. See softmax_columns for the conventions.
@@ -279,8 +275,8 @@ CPUATTN_INLINE void softmax_row(float* scores, int64_t count, bool mark, float* 
   *rescale = shrink[0];
 }
 
-CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s,
-                               const DecodeBlock& block, int64_t r) {
+CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
+                               int64_t r) {
   const Dropout& d = item.dropout;
   float* weights = block.scores + r * kDecodeKeys;
   PhiloxState draws;
@@ -387,8 +383,7 @@ CPUATTN_INLINE bool open_block(const WorkItem& item, const DecodeState& s, const
                                int64_t begin, bool careful, DecodeBlock& block) {
   for (; begin < view.all.end; begin += kDecodeKeys) {
     const int64_t end = smaller(begin + kDecodeKeys, view.all.end);
-    const Sight sight =
-        view.same ? Sight::kAll : look_rows(item, s, begin, end, block.visible);
+    const Sight sight = view.same ? Sight::kAll : look_rows(item, s, begin, end, block.visible);
     if (sight == Sight::kNone) continue;
     block.partial = sight == Sight::kSome;
     block.kv = open_kv_block(item, begin, end, block.scratch, careful);

@@ -27,10 +27,10 @@ constexpr int64_t kRangeStep = 16;     // ranges of a vector of rows are widened
 // One tile of query rows and its running state, all with rows in the lanes.
 struct RowTile {
   int64_t first_row;
-  int rows, vecs;    // valid rows; vectors of lanes
-  int64_t width;     // vecs * kLanes: the stride of query_t, output_t and the score tile
-  float* query_t;    // (head_dim, width), scaled
-  float* output_t;   // (head_dim_v, width), unnormalised
+  int rows, vecs;   // valid rows; vectors of lanes
+  int64_t width;    // vecs * kLanes: the stride of query_t, output_t and the score tile
+  float* query_t;   // (head_dim, width), scaled
+  float* output_t;  // (head_dim_v, width), unnormalised
   float row_max[kTileRows];
   float row_sum[kTileRows];
   Row of[kTileRows];  // token and head of each row
@@ -42,8 +42,8 @@ struct RowTile {
 
 struct PrefillScratch {
   RowTile* tiles;
-  float* scores;       // (kv_block, tile rows)
-  uint64_t* visible;   // (kv_block + kWordKeys): a word of row bits per key
+  float* scores;      // (kv_block, tile rows)
+  uint64_t* visible;  // (kv_block + kWordKeys): a word of row bits per key
   KvScratch kv;
 };
 
@@ -220,8 +220,8 @@ CPUATTN_INLINE void split_by_sight(const WorkItem& item, const RowTile& tile, Ru
   bool partial = false;
   for (int64_t key = run.begin; key < run.end; key += kWordKeys) {
     const int64_t count = smaller(kWordKeys, run.end - key);
-    const Sight sight = look(item, tile, key, count, run.first_vec, run.last_vec,
-                             visible + (key - open.begin));
+    const Sight sight =
+        look(item, tile, key, count, run.first_vec, run.last_vec, visible + (key - open.begin));
     if (sight == Sight::kNone) {
       open.end = key;
       open.visible = partial ? visible : nullptr;
@@ -401,9 +401,9 @@ CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, co
   const int64_t keys = run.end - run.begin;
   if (d.keep.data != nullptr || d.keep_nothing) {
     for (int64_t i = 0; i < count; ++i) {
-      const char* keep = d.keep_nothing ? nullptr
-                                        : row_address(d.keep, tile.of[first + i]) +
-                                              run.begin * d.keep.col_step;
+      const char* keep =
+          d.keep_nothing ? nullptr
+                         : row_address(d.keep, tile.of[first + i]) + run.begin * d.keep.col_step;
       for (int64_t key = 0; key < keys; ++key) {
         const bool kept = keep != nullptr && keep[key * d.keep.col_step] != 0;
         weights[key * tile.width + first + i] *= kept ? 1.0f : 0.0f;
@@ -459,10 +459,9 @@ CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBloc
                     fetch ? item.head_dim_v : 0};
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
-    output_columns<decltype(size)::value>(values, block.value_stride, run.end - run.begin,
-                                          weights + lane, item.head_dim_v, tile.width,
-                                          fresh ? nullptr : rescale + lane, tile.output_t + lane,
-                                          ahead);
+    output_columns<decltype(size)::value>(
+        values, block.value_stride, run.end - run.begin, weights + lane, item.head_dim_v,
+        tile.width, fresh ? nullptr : rescale + lane, tile.output_t + lane, ahead);
   });
 }
 
@@ -476,7 +475,8 @@ CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBloc
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     constexpr int N = decltype(size)::value;
     const int64_t lane = vec * kLanes;
-    const auto softmax = block.flagged_count > 0 ? softmax_columns<N, true> : softmax_columns<N, false>;
+    const auto softmax =
+        block.flagged_count > 0 ? softmax_columns<N, true> : softmax_columns<N, false>;
     softmax(scores + lane, count, tile.width, tile.row_max + lane, tile.row_sum + lane,
             rescale + lane);
   });
@@ -534,9 +534,10 @@ CPUATTN_INLINE Destination destination(const WorkItem& item, const RowTile& tile
   Destination to;
   to.valid = row_addresses(item.out, tile, vec, to.rows);
   if (item.partial) {
-    float* row = item.partial_out +
-                 (tile.first_row - item.row_begin + vec * kLanes) * item.head_dim_v;
-    for (int i = 0; i < to.valid; ++i) to.rows[i] = reinterpret_cast<char*>(row + i * item.head_dim_v);
+    float* row =
+        item.partial_out + (tile.first_row - item.row_begin + vec * kLanes) * item.head_dim_v;
+    for (int i = 0; i < to.valid; ++i)
+      to.rows[i] = reinterpret_cast<char*>(row + i * item.head_dim_v);
     to.col_step = sizeof(float);
     to.factor = broadcast(1.0f);
   } else {
@@ -591,7 +592,8 @@ CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, c
   const bool dropped = item.weights_after_dropout && item.dropout.active;
   if (dropped) drop_weights(item, tile, run, scores);
   const float factor = dropped ? item.weight_factor : 1.0f;
-  for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes && lane < tile.rows; ++lane) {
+  for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes && lane < tile.rows;
+       ++lane) {
     if (tile.row_sum[lane] == 0.0f) continue;
     char* row = row_address(item.weights, tile.of[lane]);
     for (int64_t key = 0; key < count; ++key) {
@@ -604,8 +606,8 @@ CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, c
 // ---------------------------------------------------------------- the item
 
 template <class Body>
-CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& scratch, int64_t tiles,
-                                  bool careful, Body body) {
+CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& scratch,
+                                  int64_t tiles, bool careful, Body body) {
   int64_t begin = item.kv_end;
   int64_t end = item.kv_begin;
   for (int64_t t = 0; t < tiles; ++t) {
@@ -631,9 +633,8 @@ CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scr
     open_tile(item, item.row_begin + t * kTileRows, scratch.tiles[t]);
   }
   for_kv_blocks(item, scratch, tiles, careful, [&](RowTile& tile, const KvBlock& block) {
-    for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
-      attend_run(item, tile, block, run, scratch.scores);
-    });
+    for_runs(item, tile, block, scratch.visible,
+             [&](const Run& run) { attend_run(item, tile, block, run, scratch.scores); });
   });
   bool finite = true;
   for (int64_t t = 0; t < tiles; ++t) finite = close_tile(item, scratch.tiles[t]) && finite;
@@ -648,8 +649,8 @@ CPUATTN_INLINE bool may_hide_keys(const WorkItem& item) {
 
 void prefill(const WorkItem& item) {
   Arena arena{item.scratch, 0};
-  const PrefillScratch scratch = take_prefill_scratch(
-      arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v});
+  const PrefillScratch scratch =
+      take_prefill_scratch(arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v});
   const int64_t tiles = (item.row_end - item.row_begin + kTileRows - 1) / kTileRows;
   // 0 * NaN is NaN: a hidden key's value row can leak through a weight of 0. It shows in the
   // output, so the fast pass needs no test in its loops and the rare item is done again with care.

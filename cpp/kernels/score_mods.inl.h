@@ -62,8 +62,7 @@ CPUATTN_INLINE float float_at(const char* p) {
 CPUATTN_INLINE uint64_t low_bits(int64_t n) { return n >= 64 ? kAllKeys : (uint64_t{1} << n) - 1; }
 
 // Bits of `count` <= 64 strided booleans, of which `readable` >= count lie within the array.
-CPUATTN_INLINE uint64_t boolean_bits(const char* p, int64_t step, int64_t count,
-                                     int64_t readable) {
+CPUATTN_INLINE uint64_t boolean_bits(const char* p, int64_t step, int64_t count, int64_t readable) {
   if (step == 1) {
     if (readable >= kWordKeys) {
       return nonzero_bits64(reinterpret_cast<const uint8_t*>(p)) & low_bits(count);
@@ -153,10 +152,13 @@ CPUATTN_INLINE void load_transposed(const char* const* rows, int valid, int64_t 
   transpose(out);
 }
 
-// score + bias in log2 units; a bias of -inf removes the key even where the score is NaN.
+// score + bias in log2 units. A bias of -inf removes the key even where the score is NaN; the
+// lowest float, which other libraries use for the same end, must not become -inf by the factor:
+// a row of it is a row of equal scores.
 CPUATTN_INLINE Vec add_bias(Vec score, Vec bias) {
   const Vec gone = broadcast(kNegInf);
-  return select(equal(bias, gone), gone, fma(bias, broadcast(kLog2e), score));
+  const Vec scaled = max(broadcast(-__FLT_MAX__), mul(bias, broadcast(kLog2e)));  // keeps NaN
+  return select(equal(bias, gone), gone, add(scaled, score));
 }
 
 // Four words of Philox4x32-10 (Salmon et al. 2011) for each of `count` <= 64 counters that share

@@ -25,8 +25,8 @@ struct ScalarOperand {
 };
 
 template <int M, int N>
-CPUATTN_INLINE void accumulate(ScalarOperand a, const float* b, int64_t b_stride,
-                               int64_t depth, Vec (&acc)[M][N]) {
+CPUATTN_INLINE void accumulate(ScalarOperand a, const float* b, int64_t b_stride, int64_t depth,
+                               Vec (&acc)[M][N]) {
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) acc[m][n] = zero();
   }

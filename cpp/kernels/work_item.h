@@ -57,14 +57,14 @@ struct IntegerList {
 };
 
 struct Dropout {
-  bool active;         // random draws or a mask are in use
-  bool keep_nothing;   // dropout_p rounds to 1
-  uint32_t threshold;  // a weight is kept when its draw is >= threshold
-  uint32_t key[2];     // Philox key: the seed
-  uint32_t batch;      // counter word 3
-  uint32_t head;       // counter word 2 of the group's first head
+  bool active;                                     // random draws or a mask are in use
+  bool keep_nothing;                               // dropout_p rounds to 1
+  uint32_t threshold;                              // a weight is kept when its draw is >= threshold
+  uint32_t key[2];                                 // Philox key: the seed
+  uint32_t batch;                                  // counter word 3
+  uint32_t head;                                   // counter word 2 of the group's first head
   bool shared_heads, shared_rows, shared_columns;  // axes that share one draw
-  RowPlane keep;       // the caller's own mask, instead of draws
+  RowPlane keep;                                   // the caller's own mask, instead of draws
 };
 
 // One block of rows against one chunk of keys. Every pointer is resolved for its batch element.

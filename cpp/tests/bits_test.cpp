@@ -6,6 +6,8 @@
 #include "kernels/score_mods.inl.h"
 // clang-format on
 
+#include <cfloat>
+#include <initializer_list>
 #include <limits>
 
 #include "check.h"
@@ -38,20 +40,21 @@ void test_boolean_bits(Report& report) {
   Random random(test_seed(3));
   for (const int64_t step : {1, 0, 2, 3, 7, 64, -1, -2, -5}) {
     for (int64_t count = 1; count <= 64; ++count) {
-      const int64_t extent = (count - 1) * (step < 0 ? -step : step) + 1;
-      GuardedArray array(extent);
-      for (int64_t i = 0; i < extent; ++i) {
-        const bool set = random.chance(50);
-        array.data()[i] = static_cast<char>(set ? random.between(1, 255) : 0);
+      for (const int64_t readable : {count, larger(count, 63), int64_t{64}, int64_t{70}}) {
+        const int64_t extent = (readable - 1) * (step < 0 ? -step : step) + 1;
+        GuardedArray array(extent);
+        for (char* p = array.data(); p != array.end(); ++p) {
+          *p = static_cast<char>(random.chance(50) ? random.between(1, 255) : 0);
+        }
+        const char* first = step < 0 ? array.end() - 1 : array.data();
+        uint64_t want = 0;
+        for (int64_t i = 0; i < count; ++i) {
+          want |= static_cast<uint64_t>(first[i * step] != 0) << i;
+        }
+        report.expect(boolean_bits(first, step, count, readable) == want, "step %lld, %lld of %lld",
+                      static_cast<long long>(step), static_cast<long long>(count),
+                      static_cast<long long>(readable));
       }
-      const char* first = step < 0 ? array.end() - 1 : array.data();
-      uint64_t want = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        want |= static_cast<uint64_t>(first[i * step] != 0) << i;
-      }
-      const uint64_t got = boolean_bits(first, step, count);
-      report.expect(got == want, "step %lld count %lld", static_cast<long long>(step),
-                    static_cast<long long>(count));
     }
   }
   report.subject("low_bits");
@@ -192,7 +195,8 @@ void test_divide_rows(Report& report) {
       divide_rows(item, first, 64, rows);
       bool right = true;
       for (int64_t i = 0; i < 64; ++i) {
-        right = right && rows[i].token == (first + i) / group && rows[i].head == (first + i) % group;
+        right =
+            right && rows[i].token == (first + i) / group && rows[i].head == (first + i) % group;
       }
       report.expect(right, "group %lld first %lld", static_cast<long long>(group),
                     static_cast<long long>(first));
@@ -208,8 +212,8 @@ void test_load_transposed(Report& report) {
         const int64_t extent = (count + 1) * (step < 0 ? -step : step) + 4;
         GuardedArray array(extent);
         for (int64_t i = 0; i < extent / 4; ++i) array.floats()[i] = static_cast<float>(i);
-        // Every row is the same array; columns 1 ... count are asked for, the last one is in it.
-        const char* row = step < 0 ? array.end() - 4 : array.data() + (step == 4 ? 4 : 0);
+        // Every row is the same array; of columns 1 ... count the last one ends where it ends.
+        const char* row = array.end() - 4 - (step < 0 ? 0 : count * step);
         const int64_t column = 1;
         const char* rows[kLanes];
         for (int i = 0; i < kLanes; ++i) rows[i] = i < valid ? row : nullptr;
@@ -240,7 +244,12 @@ void test_add_bias(Report& report) {
   for (const float score : {0.0f, 5.0f, -kNegInf, kNegInf, nan}) {
     report.expect(sum(score, kNegInf) == kNegInf, "score %g", static_cast<double>(score));
   }
-  report.expect(sum(1.0f, 2.0f) == 1.0f + 2.0f * kLog2e, "1 + 2 log2(e)");
+  const float error = sum(1.0f, 2.0f) - (1.0f + 2.0f * kLog2e);
+  report.expect(error < 1.0e-6f && error > -1.0e-6f, "1 + 2 log2(e)");
+  for (const float score : {0.0f, 50.0f, -50.0f}) {  // a bias that others use for "masked"
+    report.expect(sum(score, -FLT_MAX) == -FLT_MAX, "lowest float, score %g: %g",
+                  static_cast<double>(score), static_cast<double>(sum(score, -FLT_MAX)));
+  }
   report.expect(sum(1.0f, nan) != sum(1.0f, nan), "NaN bias");
   report.expect(sum(nan, 1.0f) != sum(nan, 1.0f), "NaN score");
 }

@@ -26,8 +26,7 @@ class Report {
 #if defined(__GNUC__)
   __attribute__((format(printf, 3, 4)))
 #endif
-  bool
-  expect(bool ok, const char* format, ...) {
+  bool expect(bool ok, const char* format, ...) {
     if (ok) {
       ++passed_;
       return true;
@@ -82,9 +81,7 @@ inline float float_of(uint32_t bits) {
 }
 
 // Equal bit for bit, except that one NaN is as good as another.
-inline bool same_number(float a, float b) {
-  return bits_of(a) == bits_of(b) || (a != a && b != b);
-}
+inline bool same_number(float a, float b) { return bits_of(a) == bits_of(b) || (a != a && b != b); }
 
 }  // namespace
 }  // namespace cpuattn

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Runs a test that was compiled for one ISA, where the CPU has that ISA. Compiled without ISA flags.
-#include "isa_test.h"
-
+// Runs a test that was compiled for one ISA, where the CPU has that ISA. Compiled without ISA
+// flags.
 #include <cstdio>
 #include <cstring>
 
 #include "check.h"
 #include "core/dispatch.h"
+#include "isa_test.h"
 
 int main() {
   for (const cpuattn::IsaEntry& entry : cpuattn::all_isas()) {

@@ -2,6 +2,7 @@
 // Every operation of the contract in simd/vec_scalar.h against plain scalar code, on one ISA.
 #include <cfloat>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 
 #include "check.h"
@@ -16,11 +17,10 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kDenormal = std::numeric_limits<float>::denorm_min();
 
-const float kOperands[] = {0.0f,      -0.0f,      1.0f,       -1.0f,     0.5f,     -2.75f,
-                           1.0e10f,   -3.0e-10f,  FLT_MAX,    -FLT_MAX,  FLT_MIN,  -FLT_MIN,
-                           kDenormal, -kDenormal, 1.0e-40f,   -2.0e-39f, kInf,     -kInf,
-                           kNan,      -kNan,      1.0000001f, 3.0f,      1.0e20f,  -1.0e20f,
-                           16777215.0f};
+const float kOperands[] = {
+    0.0f,     -0.0f,   1.0f,       -1.0f,     0.5f,       -2.75f,   1.0e10f,    -3.0e-10f, FLT_MAX,
+    -FLT_MAX, FLT_MIN, -FLT_MIN,   kDenormal, -kDenormal, 1.0e-40f, -2.0e-39f,  kInf,      -kInf,
+    kNan,     -kNan,   1.0000001f, 3.0f,      1.0e20f,    -1.0e20f, 16777215.0f};
 constexpr int kOperandCount = sizeof kOperands / sizeof kOperands[0];
 
 struct Lanes {

@@ -135,9 +135,7 @@ def _peer(
     name: str, query: Array, key: Array, value: Array, causal: bool, threads: int | None
 ) -> Callable[[], Any]:
     if name == "cpuattn":
-        return lambda: attention(
-            query, key, value, causal=causal, num_threads=threads
-        )
+        return lambda: attention(query, key, value, causal=causal, num_threads=threads)
     if name == "numpy":
         return lambda: reference.attention(
             query, key, value, causal=causal, dtype=np.float32
@@ -150,14 +148,14 @@ def _peer(
         sys.exit("--against torch: torch is not installed")
     if threads is not None:
         torch.set_num_threads(threads)
-    tensors = [torch.from_numpy(x) for x in (query, key, value)]
+    q, k, v = (torch.from_numpy(x) for x in (query, key, value))
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    return lambda: sdpa(*tensors, is_causal=causal, enable_gqa=True)
+    return lambda: sdpa(q, k, v, is_causal=causal, enable_gqa=True)
 
 
 def _median(call: Callable[[], Any], seconds: float) -> float:
     call()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end or len(times) < 5:
         call()

@@ -56,9 +56,6 @@ def _viewed(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _view(name: str, array: Any) -> np.ndarray[Any, Any]:
-    device = array.__dlpack_device__()[0]
-    if device not in _CPU_DEVICES:
-        raise TypeError(f"{name}: must be on the CPU; got DLPack device type {device}")
     if getattr(array, "requires_grad", False):
         torch = sys.modules["torch"]
         if torch.is_grad_enabled():
@@ -67,9 +64,21 @@ def _view(name: str, array: Any) -> np.ndarray[Any, Any]:
                 "requires_grad=True, use .detach() or torch.no_grad()"
             )
         array = array.detach()
-    if type(array).__module__.partition(".")[0] == "torch":
-        return array.numpy()  # type: ignore[no-any-return]
-    return np.from_dlpack(array)
+    if str(array.dtype).endswith("bfloat16"):  # which NumPy itself does not know
+        raise TypeError(f"{name}: dtype must be float32; got {array.dtype}")
+    try:
+        device = array.__dlpack_device__()[0]
+        if device not in _CPU_DEVICES:
+            raise TypeError(f"must be on the CPU; got DLPack device type {device}")
+        if type(array).__module__.partition(".")[0] == "torch":
+            view: np.ndarray[Any, Any] = array.numpy()
+            return view
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        text = str(error)
+        if not text.startswith("must be on the CPU"):
+            text = f"must be an array that NumPy can view; got {type(array)}: {text}"
+        raise TypeError(f"{name}: {text}") from error
 
 
 def _in_kind(result: np.ndarray[Any, Any], like: Any) -> Any:

@@ -6,8 +6,8 @@
 //
 //   kLanes                     floats in a Vec
 //   kMicroRows, kMicroVecs     the product micro-kernel holds kMicroRows x kMicroVecs accumulators
-//   kTileVecs                  vectors of query rows in a tile (tile rows = kTileVecs * kLanes <= 64)
-//   kDotRows                   query rows that share a key load when lanes hold head_dim
+//   kTileVecs                  vectors of query rows in a tile (tile rows = kTileVecs * kLanes <=
+//   64) kDotRows                   query rows that share a key load when lanes hold head_dim
 //   kDecodeRows                up to this many rows the decode kernel is the faster one
 //
 //   zero() broadcast(x) load(p) load_first(p, n) store(p, v) store_first(p, n, v)
@@ -108,9 +108,8 @@ CPUATTN_INLINE Vec abs(Vec a) {
   return lanes([&](int i) { return from_bits(to_bits(a.lane[i]) & 0x7fffffffu); });
 }
 CPUATTN_INLINE Vec sign_or(Vec a, Vec b) {
-  return lanes([&](int i) {
-    return from_bits(to_bits(a.lane[i]) | (to_bits(b.lane[i]) & 0x80000000u));
-  });
+  return lanes(
+      [&](int i) { return from_bits(to_bits(a.lane[i]) | (to_bits(b.lane[i]) & 0x80000000u)); });
 }
 
 CPUATTN_INLINE Mask equal(Vec a, Vec b) {
@@ -145,9 +144,7 @@ CPUATTN_INLINE Vec scale_exp2(Vec p, Vec n) {
   return lanes([&](int i) { return p.lane[i] * from_bits(to_bits(n.lane[i]) << 23); });
 }
 
-CPUATTN_INLINE float reduce_add(Vec v) {
-  return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]);
-}
+CPUATTN_INLINE float reduce_add(Vec v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
 CPUATTN_INLINE float reduce_max(Vec v) {
   float r = v.lane[0];
   for (int i = 1; i < kLanes; ++i) r = v.lane[i] > r || r != r ? v.lane[i] : r;

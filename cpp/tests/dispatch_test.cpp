@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+// Which ISA runs: the best usable one, or what CPUATTN_ISA or force_isa names.
+#include "core/dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+#include "check.h"
+
+namespace cpuattn {
+namespace {
+
+void set_variable(const char* value) {
+#if defined(_WIN32)
+  _putenv_s("CPUATTN_ISA", value != nullptr ? value : "");
+#else
+  if (value != nullptr) {
+    setenv("CPUATTN_ISA", value, 1);
+  } else {
+    unsetenv("CPUATTN_ISA");
+  }
+#endif
+}
+
+// The table that a fresh process with this variable would use.
+const KernelTable* table_with(const char* value, Error& error) {
+  set_variable(value);
+  Error none;
+  force_isa(nullptr, none);
+  return active_table(error);
+}
+
+const IsaEntry* best() {
+  for (const IsaEntry& entry : all_isas()) {
+    if (usable(entry)) return &entry;
+  }
+  return nullptr;
+}
+
+void expected_text(const char* name, char (&text)[256]) {
+  std::snprintf(text, sizeof text, "CPUATTN_ISA: must be one of ");
+  const char* separator = "";
+  for (const IsaEntry& entry : all_isas()) {
+    if (!usable(entry)) continue;
+    const size_t used = std::strlen(text);
+    std::snprintf(text + used, sizeof text - used, "%s%s", separator, entry.name);
+    separator = ", ";
+  }
+  const size_t used = std::strlen(text);
+  std::snprintf(text + used, sizeof text - used, " on this machine; got %s", name);
+}
+
+void expect_refused(Report& report, const char* name) {
+  char text[256];
+  expected_text(name, text);
+  Error error;
+  report.expect(table_with(name, error) == nullptr, "CPUATTN_ISA=%s is accepted", name);
+  report.expect(error.kind == Error::Kind::kRuntime && std::strcmp(error.text, text) == 0,
+                "CPUATTN_ISA=%s: got \"%s\", expected \"%s\"", name, error.text, text);
+  Error forced;
+  report.expect(!force_isa(name, forced) && std::strcmp(forced.text, text) == 0,
+                "force_isa(%s): got \"%s\"", name, forced.text);
+}
+
+void test_default(Report& report) {
+  report.subject("without CPUATTN_ISA the first usable ISA runs");
+  report.expect(best() != nullptr, "no ISA is usable");
+  for (const char* value : {static_cast<const char*>(nullptr), ""}) {
+    Error error;
+    report.expect(table_with(value, error) == best()->table && !error, "default");
+  }
+  report.subject("the portable ISA needs no CPU feature and comes last");
+  const IsaEntry& last = all_isas().end()[-1];
+  report.expect(std::strcmp(last.name, "scalar") == 0 && last.required == 0 && usable(last),
+                "last is %s", last.name);
+}
+
+void test_named(Report& report) {
+  report.subject("CPUATTN_ISA and force_isa choose each usable ISA");
+  for (const IsaEntry& entry : all_isas()) {
+    if (!usable(entry)) {
+      std::printf("%s is not usable here\n", entry.name);
+      continue;
+    }
+    Error error;
+    report.expect(table_with(entry.name, error) == entry.table && !error, "CPUATTN_ISA=%s",
+                  entry.name);
+    report.expect(std::strcmp(entry.table->isa, entry.name) == 0, "%s names itself %s", entry.name,
+                  entry.table->isa);
+    set_variable("scalar");
+    report.expect(force_isa(entry.name, error) && active_table(error) == entry.table && !error,
+                  "force_isa(%s) beats CPUATTN_ISA", entry.name);
+  }
+}
+
+void test_refused(Report& report) {
+  report.subject("an unusable or unknown name is refused, with the usable ones listed");
+  for (const IsaEntry& entry : all_isas()) {
+    if (!usable(entry)) expect_refused(report, entry.name);
+  }
+  for (const char* name : {"sse9", "AVX2", "avx", "scalar ", "avx512,avx2", "default"}) {
+    expect_refused(report, name);
+  }
+  report.subject("a refused name changes nothing");
+  Error error;
+  const KernelTable* before = table_with("scalar", error);
+  report.expect(!force_isa("sse9", error) && active_table(error) == before, "force_isa");
+  Error later;
+  report.expect(table_with("sse9", later) == nullptr && table_with("scalar", error) == before,
+                "a corrected CPUATTN_ISA works");
+  report.subject("a long name is cut in the text");
+  char name[400];
+  std::memset(name, 'x', sizeof name - 1);
+  name[sizeof name - 1] = '\0';
+  Error cut;
+  report.expect(!force_isa(name, cut) && std::strlen(cut.text) < 256, "%s", cut.text);
+}
+
+}  // namespace
+}  // namespace cpuattn
+
+int main() {
+  cpuattn::Report report;
+  cpuattn::test_default(report);
+  cpuattn::test_named(report);
+  cpuattn::test_refused(report);
+  return report.finish();
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+// The checks of build_sizes and build_problem as C++ sees them: text, kind, and resulting views.
+#include "core/problem.h"
+
+#include <cstring>
+#include <initializer_list>
+
+#include "check.h"
+
+namespace cpuattn {
+namespace {
+
+// An array of up to 6 axes over shared memory, C-contiguous. No check may read an element, except
+// those of lengths.
+struct TestArray {
+  int64_t shape[6] = {};
+  int64_t strides[6] = {};
+  Array array;
+
+  TestArray(const char* name, std::initializer_list<int64_t> sizes, DType dtype = DType::kFloat32,
+            char* data = nullptr) {
+    array.name = name;
+    array.data = data != nullptr ? data : reinterpret_cast<char*>(uintptr_t{64});
+    array.dtype = dtype;
+    array.dtype_name = name_of(dtype);
+    array.writeable = true;
+    for (const int64_t size : sizes) shape[array.ndim++] = size;
+    int64_t step = dtype == DType::kBool ? 1 : dtype == DType::kInt64 ? 8 : 4;
+    for (int i = array.ndim - 1; i >= 0; --i) {
+      strides[i] = step;
+      step *= shape[i];
+    }
+  }
+  static const char* name_of(DType dtype) {
+    switch (dtype) {
+      case DType::kFloat32:
+        return "float32";
+      case DType::kBool:
+        return "bool";
+      case DType::kInt32:
+        return "int32";
+      case DType::kInt64:
+        return "int64";
+      case DType::kOther:
+        break;
+    }
+    return "float64";
+  }
+  const Array& get() {
+    array.shape = shape;
+    array.strides = strides;
+    return array;
+  }
+};
+
+// Query (2, 4, 5, 8), key (2, 2, 7, 8), value (2, 2, 7, 6).
+struct Valid {
+  TestArray query{"query", {2, 4, 5, 8}};
+  TestArray key{"key", {2, 2, 7, 8}};
+  TestArray value{"value", {2, 2, 7, 6}};
+  TestArray out{"out", {2, 4, 5, 6}};
+  Arguments args;
+
+  Valid() {
+    args.query = query.get();
+    args.key = key.get();
+    args.value = value.get();
+    args.out = out.get();
+  }
+};
+
+void expect_error(Report& report, const Arguments& args, Error::Kind kind, const char* text) {
+  AttentionProblem p;
+  Error error;
+  const bool built = build_sizes(args, p, error) && build_problem(args, p, error);
+  report.expect(!built && error.kind == kind && std::strcmp(error.text, text) == 0,
+                "got \"%s\", expected \"%s\"", error.text, text);
+}
+
+void test_sizes(Report& report) {
+  report.subject("sizes and views of a valid problem");
+  const Valid valid;
+  AttentionProblem p;
+  Error error;
+  const bool built = build_sizes(valid.args, p, error) && build_problem(valid.args, p, error);
+  report.expect(built && !error, "%s", error.text);
+  report.expect(p.batch == 2 && p.num_heads == 4 && p.num_kv_heads == 2 && p.q_len == 5 &&
+                    p.kv_len == 7 && p.head_dim == 8 && p.head_dim_v == 6,
+                "sizes");
+  report.expect(p.group() == 2 && p.rows() == 10, "rows");
+  report.expect(
+      p.query.head_step == 5 * 8 * 4 && p.query.row_step == 8 * 4 && p.query.col_step == 4,
+      "steps of query");
+  report.expect(batch_offset(p, p.query, 1) == 4 * 5 * 8 * 4, "batch step of query");
+  report.expect(p.scale * p.scale * 8.0 > 0.999999 && p.scale * p.scale * 8.0 < 1.000001, "scale");
+  report.expect(!p.mask && !p.bias && !p.lse && !p.weights, "absent views");
+}
+
+void test_layout(Report& report) {
+  report.subject("layout bshd exchanges the steps of heads and rows");
+  TestArray query("query", {2, 5, 4, 8});
+  TestArray key("key", {2, 7, 2, 8});
+  TestArray value("value", {2, 7, 2, 6});
+  TestArray out("out", {2, 5, 4, 6});
+  Arguments args;
+  args.layout = Layout::kBshd;
+  args.query = query.get();
+  args.key = key.get();
+  args.value = value.get();
+  args.out = out.get();
+  AttentionProblem p;
+  Error error;
+  report.expect(build_sizes(args, p, error) && build_problem(args, p, error), "%s", error.text);
+  report.expect(p.num_heads == 4 && p.q_len == 5 && p.num_kv_heads == 2 && p.kv_len == 7, "sizes");
+  report.expect(p.query.head_step == 8 * 4 && p.query.row_step == 4 * 8 * 4, "steps");
+}
+
+void test_broadcast(Report& report) {
+  report.subject("masks of every rank broadcast by steps of 0");
+  const auto view_of = [&](std::initializer_list<int64_t> shape) {
+    Valid valid;
+    TestArray mask("mask", shape, DType::kBool);
+    valid.args.mask = mask.get();
+    AttentionProblem p;
+    Error error;
+    report.expect(build_sizes(valid.args, p, error) && build_problem(valid.args, p, error), "%s",
+                  error.text);
+    return p.mask;
+  };
+  View view = view_of({2, 4, 5, 7});
+  report.expect(
+      view.batch_step[0] == 140 && view.head_step == 35 && view.row_step == 7 && view.col_step == 1,
+      "full");
+  view = view_of({2, 1, 1, 7});
+  report.expect(
+      view.batch_step[0] == 7 && view.head_step == 0 && view.row_step == 0 && view.col_step == 1,
+      "(2, 1, 1, 7)");
+  view = view_of({5, 1});
+  report.expect(
+      view.batch_step[0] == 0 && view.head_step == 0 && view.row_step == 1 && view.col_step == 0,
+      "(5, 1)");
+  view = view_of({});
+  report.expect(view.data != nullptr && view.batch_step[0] == 0 && view.col_step == 0, "()");
+}
+
+void test_tensor_errors(Report& report) {
+  report.subject("errors of query, key, value");
+  Valid valid;
+  TestArray head_dim("key", {2, 2, 7, 9});
+  valid.args.key = head_dim.get();
+  expect_error(report, valid.args, Error::Kind::kValue,
+               "key: head_dim must equal query head_dim 8; got 9 (key shape (2, 2, 7, 9))");
+  Valid rank;
+  TestArray flat("query", {5, 8});
+  rank.args.query = flat.get();
+  expect_error(report, rank.args, Error::Kind::kValue,
+               "query: must have at least 3 axes (..., heads, length, head_dim); got shape (5, 8)");
+  Valid dtype;
+  TestArray wide("value", {2, 2, 7, 6}, DType::kOther);
+  dtype.args.value = wide.get();
+  expect_error(report, dtype.args, Error::Kind::kType, "value: dtype must be float32; got float64");
+  Valid heads;
+  TestArray three("key", {2, 3, 7, 8});
+  TestArray three_values("value", {2, 3, 7, 6});
+  heads.args.key = three.get();
+  heads.args.value = three_values.get();
+  expect_error(
+      report, heads.args, Error::Kind::kValue,
+      "key: number of heads must divide query num_heads 4; got 3 (key shape (2, 3, 7, 8))");
+  Valid length;
+  TestArray longer("value", {2, 2, 8, 6});
+  length.args.value = longer.get();
+  expect_error(report, length.args, Error::Kind::kValue,
+               "value: length must equal key length 7; got 8 (value shape (2, 2, 8, 6))");
+  Valid batch;
+  TestArray other("key", {3, 2, 7, 8});
+  batch.args.key = other.get();
+  expect_error(report, batch.args, Error::Kind::kValue,
+               "key: leading axes must broadcast with those of query (2, 4, 5, 8); got key shape "
+               "(3, 2, 7, 8)");
+}
+
+void test_modifier_errors(Report& report) {
+  report.subject("errors of mask, bias, sinks, segments");
+  Valid mask;
+  TestArray wrong("mask", {5, 6}, DType::kBool);
+  mask.args.mask = wrong.get();
+  expect_error(report, mask.args, Error::Kind::kValue,
+               "mask: must broadcast to (..., num_heads, q_len, kv_len) = (2, 4, 5, 7); got shape "
+               "(5, 6)");
+  Valid dtype;
+  TestArray number("mask", {5, 7});
+  dtype.args.mask = number.get();
+  expect_error(report, dtype.args, Error::Kind::kType, "mask: dtype must be bool; got float32");
+  Valid sinks;
+  TestArray flat("sinks", {1, 4});
+  sinks.args.sinks = flat.get();
+  expect_error(report, sinks.args, Error::Kind::kValue,
+               "sinks: must have shape (num_heads,) = (4,); got shape (1, 4)");
+  Valid segments;
+  TestArray ids("q_segment_ids", {2, 5}, DType::kInt32);
+  segments.args.q_segment_ids = ids.get();
+  expect_error(report, segments.args, Error::Kind::kValue,
+               "kv_segment_ids: must be given together with q_segment_ids; got None");
+}
+
+void test_length_errors(Report& report) {
+  report.subject("errors of lengths: values are checked, for every batch element");
+  int64_t lengths[2] = {7, 8};
+  Valid beyond;
+  TestArray array("kv_lengths", {2}, DType::kInt64, reinterpret_cast<char*>(lengths));
+  beyond.args.kv_lengths = array.get();
+  expect_error(report, beyond.args, Error::Kind::kValue,
+               "kv_lengths: must be between 0 and kv_len 7; got 8");
+  lengths[1] = -1;
+  expect_error(report, beyond.args, Error::Kind::kValue,
+               "kv_lengths: must be between 0 and kv_len 7; got -1");
+  lengths[1] = 0;
+  AttentionProblem p;
+  Error error;
+  report.expect(build_sizes(beyond.args, p, error) && build_problem(beyond.args, p, error), "%s",
+                error.text);
+  report.expect(
+      integer_in_batch(p, p.kv_lengths, 0) == 7 && integer_in_batch(p, p.kv_lengths, 1) == 0,
+      "values");
+}
+
+void test_option_errors(Report& report) {
+  report.subject("errors of options");
+  Valid window;
+  window.args.window_left = -2;
+  window.args.window_right = 3;
+  expect_error(report, window.args, Error::Kind::kValue,
+               "window: sides must be None, -1 or at least 0; got (-2, 3)");
+  Valid softcap;
+  softcap.args.has_softcap = true;
+  softcap.args.softcap = 0.0;
+  expect_error(report, softcap.args, Error::Kind::kValue,
+               "softcap: must be a positive finite number; got 0");
+  Valid dropout;
+  dropout.args.dropout_p = 1.5;
+  expect_error(report, dropout.args, Error::Kind::kValue,
+               "dropout_p: must be between 0 and 1; got 1.5");
+  dropout.args.dropout_p = 0.25;
+  expect_error(report, dropout.args, Error::Kind::kValue,
+               "dropout_seed: must be given when dropout_p is 0.25 and there is no dropout_mask; "
+               "got None");
+}
+
+void test_out_errors(Report& report) {
+  report.subject("errors of out");
+  Valid shape;
+  TestArray narrow("out", {2, 4, 5, 8});
+  shape.args.out = narrow.get();
+  expect_error(report, shape.args, Error::Kind::kValue,
+               "out: must have shape (..., num_heads, q_len, head_dim_v) = (2, 4, 5, 6); got shape "
+               "(2, 4, 5, 8)");
+  Valid readable;
+  readable.args.out.writeable = false;
+  expect_error(report, readable.args, Error::Kind::kValue,
+               "out: must be writeable; got a read-only array");
+  Valid overlap;
+  overlap.out.strides[1] = 0;
+  expect_error(report, overlap.args, Error::Kind::kValue,
+               "out: elements must not overlap; got stride 0 on axis 1");
+}
+
+void test_error_text(Report& report) {
+  report.subject("error texts are one line, cut when too long, never read past their end");
+  Error error;
+  char name[2000];
+  std::memset(name, 'y', sizeof name - 1);
+  name[sizeof name - 1] = '\0';
+  report.expect(!error, "a new error is none");
+  report.expect(!fail(error, Error::Kind::kValue, "%s: must be short", name), "fail returns false");
+  report.expect(static_cast<bool>(error) && std::strlen(error.text) == sizeof error.text - 1,
+                "cut at %d", static_cast<int>(std::strlen(error.text)));
+  Valid valid;
+  TestArray mask("mask", {3, 1, 4, 1, 5, 9}, DType::kBool);
+  valid.args.mask = mask.get();
+  expect_error(report, valid.args, Error::Kind::kValue,
+               "mask: must broadcast to (..., num_heads, q_len, kv_len) = (2, 4, 5, 7); got shape "
+               "(3, 1, 4, 1, 5, 9)");
+}
+
+}  // namespace
+}  // namespace cpuattn
+
+int main() {
+  cpuattn::Report report;
+  cpuattn::test_sizes(report);
+  cpuattn::test_layout(report);
+  cpuattn::test_broadcast(report);
+  cpuattn::test_tensor_errors(report);
+  cpuattn::test_modifier_errors(report);
+  cpuattn::test_length_errors(report);
+  cpuattn::test_option_errors(report);
+  cpuattn::test_out_errors(report);
+  cpuattn::test_error_text(report);
+  return report.finish();
+}
