@@ -504,21 +504,23 @@ CPUATTN_INLINE void store_row(char* row, int64_t column, int64_t col_step, int c
   }
 }
 
-// Stores kLanes columns of one vector of rows; `finite` turns NaN in a lane that holds Inf or NaN.
-CPUATTN_INLINE void store_block(Vec (&block)[kLanes], char* const* rows, int valid, int64_t column,
-                                int64_t col_step, int count, Vec& finite) {
-  transpose(block);
+// Stores `count` columns of one vector of rows; `finite` becomes NaN where a lane holds Inf or NaN.
+CPUATTN_INLINE void store_block(const Vec (&block)[kLanes], char* const* rows, int valid,
+                                int64_t column, int64_t col_step, int count, Vec& finite) {
   if (valid == kLanes && count == kLanes && col_step == sizeof(float)) {
     CPUATTN_UNROLL
-    for (int i = 0; i < kLanes; ++i) {
-      finite = fma(block[i], zero(), finite);
-      store(reinterpret_cast<float*>(rows[i]) + column, block[i]);
-    }
-  } else {
-    for (int i = 0; i < valid; ++i) {
-      finite = fma(block[i], zero(), finite);
-      store_row(rows[i], column, col_step, count, block[i]);
-    }
+    for (int i = 0; i < kLanes; ++i) finite = fma(block[i], zero(), finite);
+    store_square(block, rows, column);
+    return;
+  }
+  float square[kLanes][kLanes];
+  char* square_rows[kLanes];
+  for (int i = 0; i < kLanes; ++i) square_rows[i] = reinterpret_cast<char*>(square[i]);
+  store_square(block, square_rows, 0);
+  for (int i = 0; i < valid; ++i) {
+    const Vec row = load(square[i]);
+    finite = fma(row, zero(), finite);
+    store_row(rows[i], column, col_step, count, row);
   }
 }
 

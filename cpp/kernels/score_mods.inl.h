@@ -127,29 +127,28 @@ CPUATTN_NOINLINE void transpose_bits(uint64_t (&a)[64]) {
 }
 
 // out[i] = column + i of `valid` <= kLanes rows, lanes = rows; lanes past `valid` are 0. Columns
-// past `count` are not read. The usual case, whole vectors of adjacent columns, is all loads.
+// past `count` are not read. Whatever is not a whole square of adjacent columns goes through one.
 CPUATTN_INLINE void load_transposed(const char* const* rows, int valid, int64_t column,
                                     int64_t count, int64_t col_step, Vec (&out)[kLanes]) {
   if (col_step == sizeof(float) && count >= kLanes && valid == kLanes) {
-    CPUATTN_UNROLL
-    for (int i = 0; i < kLanes; ++i) {
-      out[i] = load(reinterpret_cast<const float*>(rows[i]) + column);
-    }
-  } else {
-    const int columns = static_cast<int>(smaller(count, kLanes));
-    for (int i = 0; i < kLanes; ++i) {
-      if (i >= valid) {
-        out[i] = zero();
-      } else if (col_step == sizeof(float)) {
-        out[i] = load_first(reinterpret_cast<const float*>(rows[i]) + column, columns);
-      } else {
-        float t[kLanes] = {};
-        for (int j = 0; j < columns; ++j) t[j] = float_at(rows[i] + (column + j) * col_step);
-        out[i] = load(t);
+    load_square(rows, column, out);
+    return;
+  }
+  float square[kLanes][kLanes] = {};
+  const char* square_rows[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    square_rows[i] = reinterpret_cast<const char*>(square[i]);
+    if (i >= valid) continue;
+    if (col_step == sizeof(float)) {
+      const float* p = reinterpret_cast<const float*>(rows[i]) + column;
+      store(square[i], load_first(p, static_cast<int>(smaller(count, kLanes))));
+    } else {
+      for (int j = 0; j < count && j < kLanes; ++j) {
+        square[i][j] = float_at(rows[i] + (column + j) * col_step);
       }
     }
   }
-  transpose(out);
+  load_square(square_rows, 0, out);
 }
 
 // score + bias in log2 units. A bias of -inf removes the key even where the score is NaN; the

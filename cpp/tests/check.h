@@ -17,6 +17,7 @@ constexpr int kSkipped = 77;  // exit status that CMakeLists.txt gives to ctest 
 class Report {
  public:
   // What the following checks are about; printed with their number once they are done.
+  // nullptr: nothing yet.
   void subject(const char* text) {
     close_subject();
     subject_ = text;

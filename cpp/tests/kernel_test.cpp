@@ -113,7 +113,7 @@ Sizes random_sizes(Random& random, const Which& which) {
   const bool decode = std::strcmp(which.name, "decode") == 0;
   sizes.group = random.between(1, decode ? 5 : 8);
   sizes.q_len = decode ? random.between(1, 4) : (pick(random, kLengths) + 1) / 2;
-  sizes.kv_len = pick(random, kLengths);
+  sizes.kv_len = random.chance(20) ? random.between(194, 420) : pick(random, kLengths);
   sizes.head_dim = random.between(1, 70);
   sizes.head_dim_v = random.between(1, 70);
   return sizes;
@@ -233,6 +233,7 @@ int run_tests(const KernelTable& table) {
   Report report;
   const Which both[] = {{"prefill", &table.prefill}, {"decode", &table.decode}};
   for (const Which& which : both) {
+    report.subject(nullptr);
     std::printf("%s %s: row tile %d, kv block %lld\n", table.isa, which.name,
                 which.kernel->row_tile, static_cast<long long>(which.kernel->kv_block));
     test_lengths(report, which);

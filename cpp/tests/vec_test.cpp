@@ -272,17 +272,44 @@ void test_reduce_max(Report& report) {
   }
 }
 
-void test_transpose(Report& report) {
-  report.subject("transpose");
-  Vec v[kLanes];
-  for (int i = 0; i < kLanes; ++i) v[i] = iota(static_cast<float>(100 * i));
-  transpose(v);
-  for (int i = 0; i < kLanes; ++i) {
-    const Lanes row = lanes_of(v[i]);
-    for (int j = 0; j < kLanes; ++j) {
-      report.expect(row.at[j] == static_cast<float>(100 * j + i), "row %d lane %d: %g", i, j,
-                    static_cast<double>(row.at[j]));
+// Rows at different distances and alignments; the last one ends where memory ends.
+void test_squares(Report& report) {
+  report.subject("load_square and store_square transpose kLanes rows of kLanes columns");
+  constexpr int64_t row_floats = kLanes + 3;
+  for (int64_t column = 0; column <= 3; ++column) {
+    GuardedArray array(kLanes * row_floats * static_cast<int64_t>(sizeof(float)));
+    char* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t slot = (i * 5 + 2) % kLanes;  // not in the order of memory
+      rows[i] = array.end() - ((slot + 1) * row_floats - 3 + column) * 4;
+      for (int j = 0; j < kLanes; ++j) {
+        reinterpret_cast<float*>(rows[i])[column + j] = static_cast<float>(100 * i + j);
+      }
     }
+    Vec v[kLanes];
+    load_square(rows, column, v);
+    for (int j = 0; j < kLanes; ++j) {
+      const Lanes got = lanes_of(v[j]);
+      for (int i = 0; i < kLanes; ++i) {
+        report.expect(got.at[i] == static_cast<float>(100 * i + j), "column %d lane %d: %g", j, i,
+                      static_cast<double>(got.at[i]));
+      }
+    }
+    for (int j = 0; j < kLanes; ++j) v[j] = iota(static_cast<float>(1000 * j));
+    std::memset(array.data(), 0x5a, static_cast<size_t>(array.end() - array.data()));
+    store_square(v, rows, column);
+    int written = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      for (int j = 0; j < kLanes; ++j) {
+        const float got = reinterpret_cast<float*>(rows[i])[column + j];
+        report.expect(got == static_cast<float>(1000 * j + i), "row %d column %d: %g", i, j,
+                      static_cast<double>(got));
+      }
+    }
+    for (int64_t i = 0; i < kLanes * row_floats; ++i) {
+      written += bits_of(array.floats()[i]) != 0x5a5a5a5au ? 1 : 0;
+    }
+    report.expect(written == kLanes * kLanes, "%d floats written", written);
   }
 }
 
@@ -337,7 +364,7 @@ int run_isa_tests() {
   CPUATTN_ISA::test_split_exp2(report);
   CPUATTN_ISA::test_reduce_add(report);
   CPUATTN_ISA::test_reduce_max(report);
-  CPUATTN_ISA::test_transpose(report);
+  CPUATTN_ISA::test_squares(report);
   CPUATTN_ISA::test_nonzero_bits(report);
   CPUATTN_ISA::test_prefetch(report);
   return report.finish();

@@ -91,23 +91,45 @@ CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
   _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
 }
 
-CPUATTN_INLINE void transpose(Vec (&v)[kLanes]) {
-  Vec t[kLanes];
-  for (int i = 0; i < 4; ++i) {  // 2 x 2 blocks inside 128-bit lanes
-    t[2 * i] = _mm256_unpacklo_ps(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm256_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+// 4 x 4 blocks inside each 128-bit lane.
+CPUATTN_INLINE void transpose_quads(Vec (&v)[4]) {
+  const Vec low01 = _mm256_unpacklo_ps(v[0], v[1]);
+  const Vec high01 = _mm256_unpackhi_ps(v[0], v[1]);
+  const Vec low23 = _mm256_unpacklo_ps(v[2], v[3]);
+  const Vec high23 = _mm256_unpackhi_ps(v[2], v[3]);
+  v[0] = _mm256_shuffle_ps(low01, low23, 0x44);
+  v[1] = _mm256_shuffle_ps(low01, low23, 0xee);
+  v[2] = _mm256_shuffle_ps(high01, high23, 0x44);
+  v[3] = _mm256_shuffle_ps(high01, high23, 0xee);
+}
+
+// Rows i and i + 4 are put into the two 128-bit lanes while loading.
+CPUATTN_INLINE void load_square(const char* const* rows, int64_t column, Vec (&v)[kLanes]) {
+  for (int q = 0; q < 2; ++q) {
+    const auto quarter = [&](int row) CPUATTN_LAMBDA {
+      return _mm_loadu_ps(reinterpret_cast<const float*>(rows[row]) + column + 4 * q);
+    };
+    Vec part[4];
+    for (int i = 0; i < 4; ++i) {
+      part[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(quarter(i)), quarter(i + 4), 1);
+    }
+    transpose_quads(part);
+    for (int i = 0; i < 4; ++i) v[4 * q + i] = part[i];
   }
-  for (int i = 0; i < 2; ++i) {  // 4 x 4 blocks
-    v[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-    v[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-    v[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-    v[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+}
+CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int64_t column) {
+  for (int q = 0; q < 2; ++q) {
+    Vec part[4];
+    for (int i = 0; i < 4; ++i) part[i] = v[4 * q + i];
+    transpose_quads(part);
+    for (int i = 0; i < 4; ++i) {
+      const auto at = [&](int row) CPUATTN_LAMBDA {
+        return reinterpret_cast<float*>(rows[row]) + column + 4 * q;
+      };
+      _mm_storeu_ps(at(i), _mm256_castps256_ps128(part[i]));
+      _mm_storeu_ps(at(i + 4), _mm256_extractf128_ps(part[i], 1));
+    }
   }
-  for (int i = 0; i < 4; ++i) {  // 128-bit lanes
-    t[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
-    t[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
-  }
-  for (int i = 0; i < kLanes; ++i) v[i] = t[i];
 }
 CPUATTN_INLINE uint32_t zero_bits32(const uint8_t* p) {
   const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

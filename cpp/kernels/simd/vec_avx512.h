@@ -75,29 +75,51 @@ CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
   _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
 
-CPUATTN_INLINE void transpose(Vec (&v)[kLanes]) {
-  Vec t[kLanes];
-  for (int i = 0; i < 8; ++i) {  // 2 x 2 blocks inside 128-bit lanes
-    t[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+// 4 x 4 blocks inside each 128-bit lane.
+CPUATTN_INLINE void transpose_quads(Vec (&v)[4]) {
+  const Vec low01 = _mm512_unpacklo_ps(v[0], v[1]);
+  const Vec high01 = _mm512_unpackhi_ps(v[0], v[1]);
+  const Vec low23 = _mm512_unpacklo_ps(v[2], v[3]);
+  const Vec high23 = _mm512_unpackhi_ps(v[2], v[3]);
+  v[0] = _mm512_shuffle_ps(low01, low23, 0x44);
+  v[1] = _mm512_shuffle_ps(low01, low23, 0xee);
+  v[2] = _mm512_shuffle_ps(high01, high23, 0x44);
+  v[3] = _mm512_shuffle_ps(high01, high23, 0xee);
+}
+
+// Masked 128-bit broadcasts put row 4 * lane + i into 128-bit lane `lane` while loading, which
+// costs no shuffle: half of the shuffles of a transpose in registers, and no spills.
+CPUATTN_INLINE void load_square(const char* const* rows, int64_t column, Vec (&v)[kLanes]) {
+  const auto quarter = [&](int row, int64_t c) CPUATTN_LAMBDA {
+    return _mm_loadu_ps(reinterpret_cast<const float*>(rows[row]) + c);
+  };
+  for (int q = 0; q < 4; ++q) {
+    const int64_t c = column + 4 * q;
+    Vec part[4];
+    for (int i = 0; i < 4; ++i) {
+      part[i] = _mm512_castps128_ps512(quarter(i, c));
+      part[i] = _mm512_mask_broadcast_f32x4(part[i], 0x00f0, quarter(i + 4, c));
+      part[i] = _mm512_mask_broadcast_f32x4(part[i], 0x0f00, quarter(i + 8, c));
+      part[i] = _mm512_mask_broadcast_f32x4(part[i], 0xf000, quarter(i + 12, c));
+    }
+    transpose_quads(part);
+    for (int i = 0; i < 4; ++i) v[4 * q + i] = part[i];
   }
-  for (int i = 0; i < 4; ++i) {  // 4 x 4 blocks
-    v[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-    v[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-    v[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-    v[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {  // 128-bit lanes, even and odd
-    t[i] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_f32x4(v[i], v[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_f32x4(v[i + 8], v[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    v[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-    v[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-    v[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
-    v[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+}
+CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int64_t column) {
+  for (int q = 0; q < 4; ++q) {
+    Vec part[4];
+    for (int i = 0; i < 4; ++i) part[i] = v[4 * q + i];
+    transpose_quads(part);
+    for (int i = 0; i < 4; ++i) {
+      const auto at = [&](int row) CPUATTN_LAMBDA {
+        return reinterpret_cast<float*>(rows[row]) + column + 4 * q;
+      };
+      _mm_storeu_ps(at(i), _mm512_castps512_ps128(part[i]));
+      _mm_storeu_ps(at(i + 4), _mm512_extractf32x4_ps(part[i], 1));
+      _mm_storeu_ps(at(i + 8), _mm512_extractf32x4_ps(part[i], 2));
+      _mm_storeu_ps(at(i + 12), _mm512_extractf32x4_ps(part[i], 3));
+    }
   }
 }
 CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {

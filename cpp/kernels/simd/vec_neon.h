@@ -80,13 +80,26 @@ CPUATTN_INLINE float reduce_max(Vec v) {
 CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
   vst1q_f32(p, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
 }
-CPUATTN_INLINE void transpose(Vec (&v)[kLanes]) {
+CPUATTN_INLINE void transpose_quads(Vec (&v)[4]) {
   const float32x4x2_t ab = vtrnq_f32(v[0], v[1]);
   const float32x4x2_t cd = vtrnq_f32(v[2], v[3]);
   v[0] = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
   v[1] = vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
   v[2] = vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
   v[3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+}
+CPUATTN_INLINE void load_square(const char* const* rows, int64_t column, Vec (&v)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    v[i] = vld1q_f32(reinterpret_cast<const float*>(rows[i]) + column);
+  }
+  transpose_quads(v);
+}
+CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int64_t column) {
+  Vec part[4] = {v[0], v[1], v[2], v[3]};
+  transpose_quads(part);
+  for (int i = 0; i < kLanes; ++i) {
+    vst1q_f32(reinterpret_cast<float*>(rows[i]) + column, part[i]);
+  }
 }
 CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
   const uint8x16_t lane_bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};

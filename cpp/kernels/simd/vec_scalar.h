@@ -24,7 +24,8 @@
 //   any(m)
 //   reduce_add(v) reduce_max(v)     (reduce_max ignores NaN unless all lanes are NaN)
 //   store_sums4(p, a, b, c, d)      p[0..3] = the four lane sums
-//   transpose(v)               kLanes x kLanes in registers
+//   load_square(rows, c, v)    v[i] = column c + i of kLanes rows (addresses), lanes = rows
+//   store_square(v, rows, c)   the inverse
 //   nonzero_bits64(p)          bit i is set where byte p[i] is not 0, for 64 bytes
 //   prefetch(p)                into L1, never faults
 #pragma once
@@ -156,13 +157,16 @@ CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
   p[2] = reduce_add(c);
   p[3] = reduce_add(d);
 }
-CPUATTN_INLINE void transpose(Vec (&v)[kLanes]) {
-  for (int i = 0; i < kLanes; ++i) {
-    for (int j = 0; j < i; ++j) {
-      const float t = v[i].lane[j];
-      v[i].lane[j] = v[j].lane[i];
-      v[j].lane[i] = t;
-    }
+CPUATTN_INLINE void load_square(const char* const* rows, int64_t column, Vec (&v)[kLanes]) {
+  for (int row = 0; row < kLanes; ++row) {
+    const float* p = reinterpret_cast<const float*>(rows[row]) + column;
+    for (int i = 0; i < kLanes; ++i) v[i].lane[row] = p[i];
+  }
+}
+CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int64_t column) {
+  for (int row = 0; row < kLanes; ++row) {
+    float* p = reinterpret_cast<float*>(rows[row]) + column;
+    for (int i = 0; i < kLanes; ++i) p[i] = v[i].lane[row];
   }
 }
 CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
