@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kDecodeKeys = kWordKeys;  // one visibility word a block
 constexpr int64_t kPrefetchBytes = 4096;    // how far ahead of both streams
+constexpr int64_t kTurn = 8;  // keys after which the two products take turns
 constexpr int kQuad = 4;                    // keys that are treated together
 
 // Scores, then weights, of one block, and what is known about its keys.
@@ -148,17 +149,17 @@ CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64
   }
 }
 
-// sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; kFirst overwrites.
-template <int R, int K, bool kFirst>
+// sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; `first` overwrites.
+template <int R, int K>
 CPUATTN_INLINE void add_values(const float* values, int64_t value_stride, const float* weights,
-                               int64_t head_dim_v, float* sums, int64_t stride) {
+                               int64_t head_dim_v, float* sums, int64_t stride, bool first) {
   Vec weight[R][K];
   for (int r = 0; r < R; ++r) {
     for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
   }
   const auto step = [&](int64_t c, auto load_value) CPUATTN_LAMBDA {
     Vec acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = kFirst ? zero() : load(sums + r * stride + c);
+    for (int r = 0; r < R; ++r) acc[r] = first ? zero() : load(sums + r * stride + c);
     for (int k = 0; k < K; ++k) {
       const float* p = values + k * value_stride + c;
       const Vec v = load_value(p);
@@ -177,44 +178,46 @@ CPUATTN_INLINE void add_values(const float* values, int64_t value_stride, const 
   }
 }
 
-CPUATTN_INLINE void score_quad(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
-                               int64_t key) {
+// Scores of the keys [begin, end) of a block, four at a time.
+CPUATTN_NOINLINE void score_keys(const WorkItem& item, const DecodeState& s,
+                                 const DecodeBlock& block, int64_t begin, int64_t end) {
   const KvBlock& kv = block.kv;
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
-    score_four_keys<decltype(size)::value>(kv.key + key * kv.key_stride, kv.key_stride,
-                                           kv.end - kv.begin - key, s.query + r * s.query_stride,
-                                           s.query_stride, item.head_dim,
-                                           block.scores + r * kDecodeKeys + key);
+    const float* query = s.query + r * s.query_stride;
+    for (int64_t key = begin; key < end; key += kQuad) {
+      score_four_keys<decltype(size)::value>(
+          kv.key + key * kv.key_stride, kv.key_stride, kv.end - kv.begin - key, query,
+          s.query_stride, item.head_dim, block.scores + r * kDecodeKeys + key);
+    }
   });
 }
 
-// Fewer than four keys are left only at the end of a row's keys. No key may stand in for them here:
-// its weight of 0 would turn an infinite value into NaN.
-CPUATTN_INLINE void value_quad(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
-                               int64_t key) {
+// Takes the values [begin, end) of a block into s.block_sum, four at a time. Fewer are left only at
+// the end of a row's keys: no key may stand in for them, its weight of 0 would turn an infinite
+// value into NaN.
+CPUATTN_NOINLINE void take_values(const WorkItem& item, const DecodeState& s,
+                                  const DecodeBlock& block, int64_t begin, int64_t end) {
   const KvBlock& kv = block.kv;
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
     constexpr int R = decltype(size)::value;
-    const float* values = kv.value + key * kv.value_stride;
-    const float* weights = block.scores + r * kDecodeKeys + key;
     float* sums = s.block_sum + r * s.output_stride;
-    const auto add = [&](int64_t, auto keys) CPUATTN_LAMBDA {
-      constexpr int K = decltype(keys)::value;
-      const auto run = key == 0 ? add_values<R, K, true> : add_values<R, K, false>;
-      run(values, kv.value_stride, weights, item.head_dim_v, sums, s.output_stride);
-    };
-    with_count<kQuad>(0, static_cast<int>(smaller(kQuad, kv.end - kv.begin - key)), add);
+    for_groups<kQuad>(begin, end, [&](int64_t key, auto keys) CPUATTN_LAMBDA {
+      add_values<R, decltype(keys)::value>(kv.value + key * kv.value_stride, kv.value_stride,
+                                           block.scores + r * kDecodeKeys + key, item.head_dim_v,
+                                           sums, s.output_stride, key == 0);
+    });
   });
 }
 
-// The hot loop: the value product of `current` and the score product of `next`; either may be null.
-CPUATTN_NOINLINE void stream_quads(const WorkItem& item, const DecodeState& s,
+// The hot loop: the value product of `current` and the score product of `next`, turn by turn;
+// either may be null.
+CPUATTN_NOINLINE void stream_block(const WorkItem& item, const DecodeState& s,
                                    const DecodeBlock* current, const DecodeBlock* next) {
   const int64_t current_keys = current != nullptr ? current->kv.end - current->kv.begin : 0;
   const int64_t next_keys = next != nullptr ? next->kv.end - next->kv.begin : 0;
-  for (int64_t key = 0; key < current_keys || key < next_keys; key += kQuad) {
-    if (key < current_keys) value_quad(item, s, *current, key);
-    if (key < next_keys) score_quad(item, s, *next, key);
+  for (int64_t key = 0; key < current_keys || key < next_keys; key += kTurn) {
+    if (key < current_keys) take_values(item, s, *current, key, smaller(key + kTurn, current_keys));
+    if (key < next_keys) score_keys(item, s, *next, key, smaller(key + kTurn, next_keys));
   }
 }
 
@@ -398,11 +401,11 @@ CPUATTN_INLINE bool decode_pass(const WorkItem& item, DecodeState& s, bool caref
   DecodeBlock* current = &s.blocks[0];
   DecodeBlock* next = &s.blocks[1];
   if (open_block(item, s, view, view.all.begin, careful, *current)) {
-    stream_quads(item, s, nullptr, current);
+    stream_block(item, s, nullptr, current);
     for (bool more = true; more;) {
       weigh_block(item, s, *current);
       more = open_block(item, s, view, current->kv.begin + kDecodeKeys, careful, *next);
-      stream_quads(item, s, current, more ? next : nullptr);
+      stream_block(item, s, current, more ? next : nullptr);
       take_in_block(item, s, *current);
       DecodeBlock* done = current;
       current = next;

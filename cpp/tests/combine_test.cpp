@@ -168,6 +168,8 @@ void test_nan(Report& report) {
                     static_cast<double>(second.out(0)));
     }
   }
+  State sink = merged(single(kNan, 1.0f, 0.0f), good);
+  report.expect(std::isnan(sink.max()), "maximum: %g", static_cast<double>(sink.max()));
   const State value = single(1.0f, 2.0f, kNan);  // NaN in a value row, not in a score
   State first = merged(value, good);
   State second = merged(good, value);
