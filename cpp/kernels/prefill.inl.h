@@ -22,7 +22,11 @@ namespace {
 constexpr int kTileRows = kTileVecs * kLanes;
 static_assert(kTileRows <= 64, "a visibility word holds one bit per row of a tile");
 constexpr int64_t kPrefillKeys = 128;  // keys of one step: two visibility words
-constexpr int64_t kRangeStep = 16;     // ranges of a vector of rows are widened to this many keys
+// Wide heads get blocks of half as many keys: the scratch for copied keys and values stays small.
+CPUATTN_INLINE int64_t keys_per_block(int64_t head_dim, int64_t head_dim_v) {
+  return head_dim + head_dim_v > 512 ? kPrefillKeys / 2 : kPrefillKeys;
+}
+constexpr int64_t kRangeStep = 16;  // ranges of a vector of rows are widened to this many keys
 
 // One tile of query rows and its running state, all with rows in the lanes.
 struct RowTile {
@@ -61,7 +65,8 @@ CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelSha
   }
   s.scores = arena.take<float>(kPrefillKeys * kTileRows);
   s.visible = arena.take<uint64_t>(kPrefillKeys + kWordKeys);
-  s.kv = take_kv_scratch(arena, kPrefillKeys, shape.head_dim, shape.head_dim_v);
+  s.kv = take_kv_scratch(arena, keys_per_block(shape.head_dim, shape.head_dim_v), shape.head_dim,
+                         shape.head_dim_v);
   return s;
 }
 
@@ -336,8 +341,8 @@ CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, floa
 CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
                               const Run& run, float* scores, bool fetch) {
   const float* keys = block.key + (run.begin - block.begin) * block.key_stride;
-  const Ahead ahead{keys + kPrefillKeys * block.key_stride, block.key_stride,
-                    fetch ? item.head_dim : 0};
+  const Ahead ahead{keys + keys_per_block(item.head_dim, item.head_dim_v) * block.key_stride,
+                    block.key_stride, fetch ? item.head_dim : 0};
   const bool changed = changes_scores(item);
   const uint64_t* visible = changed ? nullptr : run.visible;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
@@ -455,8 +460,8 @@ CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBloc
   }
   tile.started |= mine;
   const float* values = block.value + (run.begin - block.begin) * block.value_stride;
-  const Ahead ahead{values + kPrefillKeys * block.value_stride, block.value_stride,
-                    fetch ? item.head_dim_v : 0};
+  const Ahead ahead{values + keys_per_block(item.head_dim, item.head_dim_v) * block.value_stride,
+                    block.value_stride, fetch ? item.head_dim_v : 0};
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     output_columns<decltype(size)::value>(
@@ -620,10 +625,11 @@ CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& sc
       end = larger(end, some.end);
     }
   }
-  begin -= (begin - item.kv_begin) % kPrefillKeys;  // blocks lie on a grid that no row moves
-  for (; begin < end; begin += kPrefillKeys) {
+  const int64_t keys = keys_per_block(item.head_dim, item.head_dim_v);
+  begin -= (begin - item.kv_begin) % keys;  // blocks lie on a grid that no row moves
+  for (; begin < end; begin += keys) {
     const KvBlock block =
-        open_kv_block(item, begin, smaller(begin + kPrefillKeys, end), scratch.kv, careful);
+        open_kv_block(item, begin, smaller(begin + keys, end), scratch.kv, careful);
     for (int64_t t = 0; t < tiles; ++t) body(scratch.tiles[t], block);
   }
 }
