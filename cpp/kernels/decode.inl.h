@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t kDecodeKeys = kWordKeys;  // one visibility word a block
 constexpr int64_t kPrefetchBytes = 4096;    // how far ahead of both streams
-constexpr int64_t kTurn = 8;  // keys after which the two products take turns
+constexpr int64_t kTurn = 8;                // keys after which the two products take turns
 constexpr int kQuad = 4;                    // keys that are treated together
 
 // Scores, then weights, of one block, and what is known about its keys.
@@ -185,9 +185,9 @@ CPUATTN_NOINLINE void score_keys(const WorkItem& item, const DecodeState& s,
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
     const float* query = s.query + r * s.query_stride;
     for (int64_t key = begin; key < end; key += kQuad) {
-      score_four_keys<decltype(size)::value>(
-          kv.key + key * kv.key_stride, kv.key_stride, kv.end - kv.begin - key, query,
-          s.query_stride, item.head_dim, block.scores + r * kDecodeKeys + key);
+      score_four_keys<decltype(size)::value>(kv.key + key * kv.key_stride, kv.key_stride,
+                                             kv.end - kv.begin - key, query, s.query_stride,
+                                             item.head_dim, block.scores + r * kDecodeKeys + key);
     }
   });
 }

@@ -35,7 +35,8 @@ enum Option : uint32_t {
   kSomeNan = 1u << 15,    // keys that some row may see hold NaN and Inf
   kStrided = 1u << 16,    // random axis orders, gaps, negative and zero steps
   kEmptyMask = 1u << 17,  // the mask has long runs of one value and rows without any key
-  kOptionCount = 18,
+  kUnaligned = 1u << 18,  // no array is aligned to its numbers
+  kOptionCount = 19,
 };
 
 struct Sizes {
@@ -49,7 +50,7 @@ class Volume {
 
   Volume() = default;
   Volume(Random& random, int64_t tokens, int64_t heads, int64_t columns, int64_t item_size,
-         bool strided, unsigned shared) {
+         bool strided, bool unaligned, unsigned shared) {
     const int64_t size[3] = {tokens, heads, columns};
     int order[3] = {2, 1, 0};  // innermost first
     int64_t gap = 0;
@@ -71,6 +72,7 @@ class Volume {
       if (gap == 4096) step = (step + 4095) / 4096 * 4096;
     }
     const bool empty = tokens * heads * columns == 0;
+    extent += unaligned ? 1 : 0;
     memory_ = std::make_unique<GuardedArray>(empty ? 0 : extent);
     data_ = memory_->data() + (empty ? 0 : low);
   }
@@ -198,7 +200,7 @@ class KernelProblem {
 
   Volume volume(int64_t tokens, int64_t heads, int64_t columns, int64_t item_size,
                 unsigned shared = 0) {
-    return {random_, tokens, heads, columns, item_size, has(kStrided), shared};
+    return {random_, tokens, heads, columns, item_size, has(kStrided), has(kUnaligned), shared};
   }
   unsigned any_shared() { return has(kStrided) ? static_cast<unsigned>(random_.below(8)) : 0; }
 

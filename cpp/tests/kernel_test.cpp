@@ -170,7 +170,8 @@ void test_options(Report& report, const Which& which) {
                                            "NaN in keys that no row sees",
                                            "NaN in keys that some rows see",
                                            "strides",
-                                           "masks with empty runs and rows"};
+                                           "masks with empty runs and rows",
+                                           "unaligned arrays"};
   for (uint32_t option = 0; option < kOptionCount; ++option) {
     uint32_t options = uint32_t{1} << option;
     if (options == kWeights && std::strcmp(which.name, "decode") == 0) continue;
