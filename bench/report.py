@@ -12,21 +12,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from plot import draw_all
+from plot import OVERVIEW_CASES, draw_all
 from table import caption, markdown
 
-BEGIN = "<!-- bench {threads} begin -->"
-END = "<!-- bench {threads} end -->"
+README_CASES = (
+    *OVERVIEW_CASES,
+    "decode_gqa_1024",
+    "decode_gqa_32768",
+    "decode_mha_1024_d128",
+    "speculative_8_8192",
+    "tiny_1x1x1x1x8",
+)
+MARKS = "<!-- bench {label} begin -->", "<!-- bench {label} end -->"
 
 
 def replace_table(text: str, document: dict[str, Any], threads: int) -> str:
-    """Put the table of a thread count between its marks in a Markdown text.
+    """Put the tables of a thread count between their marks in a Markdown text.
 
     Parameters
     ----------
     text : str
-        Holds ``<!-- bench 1 begin -->`` and ``<!-- bench 1 end -->`` (1 thread) if it
-        wants the table.
+        Holds ``<!-- bench 1 begin -->`` and ``<!-- bench 1 end -->`` where it wants
+        the overview for 1 thread, ``<!-- bench all 1 begin -->`` ... for every case.
     document : dict
         The JSON of run.py.
     threads : int
@@ -36,13 +43,20 @@ def replace_table(text: str, document: dict[str, Any], threads: int) -> str:
     str
         The text, unchanged if it has no such marks.
     """
-    begin, end = BEGIN.format(threads=threads), END.format(threads=threads)
-    if begin not in text or end not in text:
-        return text
-    head, rest = text.split(begin, 1)
-    tail = rest.split(end, 1)[1]
-    table = f"{markdown(document, threads)}\n\n{caption(document, threads)}"
-    return f"{head}{begin}\n{table}\n{end}{tail}"
+    overview = [r for r in document["results"] if r["case"]["name"] in README_CASES]
+    for label, results in (
+        (f"{threads}", overview),
+        (f"all {threads}", document["results"]),
+    ):
+        begin, end = (mark.format(label=label) for mark in MARKS)
+        if begin not in text or end not in text:
+            continue
+        head, rest = text.split(begin, 1)
+        tail = rest.split(end, 1)[1]
+        part = {**document, "results": results}
+        table = f"{markdown(part, threads)}\n\n{caption(part, threads)}"
+        text = f"{head}{begin}\n{table}\n{end}{tail}"
+    return text
 
 
 def main() -> None:

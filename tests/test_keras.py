@@ -14,7 +14,9 @@ from cpuattn import reference
 from support import Array, check, normal, qkv
 
 os.environ["KERAS_BACKEND"] = "numpy"
-keras = pytest.importorskip("keras", reason="keras is not installed")
+keras = pytest.importorskip(
+    "keras", reason="keras cannot be imported (its NumPy backend needs SciPy and JAX)"
+)
 
 
 def agree(query: Array, key: Array, value: Array, **options: Any) -> Array:

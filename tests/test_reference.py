@@ -396,7 +396,10 @@ def test_reference_bshd_matches_keras(
     is_causal: bool, with_mask: bool, rng: np.random.Generator
 ) -> None:
     os.environ["KERAS_BACKEND"] = "numpy"
-    keras = pytest.importorskip("keras", reason="keras is not installed")
+    keras = pytest.importorskip(
+        "keras",
+        reason="keras cannot be imported (its NumPy backend needs SciPy and JAX)",
+    )
     inputs = qkv(rng, layout="bshd")
     bias = normal(rng, 4, 5, 9)
     mask = rng.random((2, 1, 5, 9)) < 0.5 if with_mask else None

@@ -64,8 +64,9 @@ def _view(name: str, array: Any) -> np.ndarray[Any, Any]:
                 "requires_grad=True, use .detach() or torch.no_grad()"
             )
         array = array.detach()
-    if str(array.dtype).endswith("bfloat16"):  # which NumPy itself does not know
-        raise TypeError(f"{name}: dtype must be float32; got {array.dtype}")
+    dtype = getattr(array, "dtype", "")
+    if str(dtype).endswith("bfloat16"):  # which NumPy itself does not know
+        raise TypeError(f"{name}: dtype must be float32; got {dtype}")
     try:
         device = array.__dlpack_device__()[0]
         if device not in _CPU_DEVICES:

@@ -74,17 +74,22 @@ CPUATTN_INLINE Vec broadcast(float x) {
   return lanes([=](int) { return x; });
 }
 CPUATTN_INLINE Vec zero() { return broadcast(0.0f); }
+// Rows of a caller's arrays may lie at any address.
+using LooseFloat = float __attribute__((aligned(1)));
+CPUATTN_INLINE float load_one(const float* p) { return *reinterpret_cast<const LooseFloat*>(p); }
+CPUATTN_INLINE void store_one(float* p, float x) { *reinterpret_cast<LooseFloat*>(p) = x; }
+
 CPUATTN_INLINE Vec load(const float* p) {
-  return lanes([=](int i) { return p[i]; });
+  return lanes([=](int i) { return load_one(p + i); });
 }
 CPUATTN_INLINE Vec load_first(const float* p, int n) {
-  return lanes([=](int i) { return i < n ? p[i] : 0.0f; });
+  return lanes([=](int i) { return i < n ? load_one(p + i) : 0.0f; });
 }
 CPUATTN_INLINE void store(float* p, Vec v) {
-  for (int i = 0; i < kLanes; ++i) p[i] = v.lane[i];
+  for (int i = 0; i < kLanes; ++i) store_one(p + i, v.lane[i]);
 }
 CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
-  for (int i = 0; i < n; ++i) p[i] = v.lane[i];
+  for (int i = 0; i < n; ++i) store_one(p + i, v.lane[i]);
 }
 
 CPUATTN_INLINE Vec add(Vec a, Vec b) {
@@ -160,13 +165,13 @@ CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
 CPUATTN_INLINE void load_square(const char* const* rows, int64_t column, Vec (&v)[kLanes]) {
   for (int row = 0; row < kLanes; ++row) {
     const float* p = reinterpret_cast<const float*>(rows[row]) + column;
-    for (int i = 0; i < kLanes; ++i) v[i].lane[row] = p[i];
+    for (int i = 0; i < kLanes; ++i) v[i].lane[row] = load_one(p + i);
   }
 }
 CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int64_t column) {
   for (int row = 0; row < kLanes; ++row) {
     float* p = reinterpret_cast<float*>(rows[row]) + column;
-    for (int i = 0; i < kLanes; ++i) p[i] = v[i].lane[row];
+    for (int i = 0; i < kLanes; ++i) store_one(p + i, v[i].lane[row]);
   }
 }
 CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
