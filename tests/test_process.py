@@ -182,6 +182,7 @@ assert len(results) == 16 and len(set(results)) == 1
     )
 
 
+@pytest.mark.native
 def test_process_threads_end_without_leaving_their_scratch() -> None:
     expect_success(
         f"""{SETUP}
@@ -552,6 +553,7 @@ started.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.native
 def test_process_idle_threads_do_not_spin() -> None:
     out = expect_success(
         f"""{SETUP}

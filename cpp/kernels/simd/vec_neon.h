@@ -27,18 +27,21 @@ using Mask = uint32x4_t;
 CPUATTN_INLINE Vec zero() { return vdupq_n_f32(0.0f); }
 CPUATTN_INLINE Vec broadcast(float x) { return vdupq_n_f32(x); }
 CPUATTN_INLINE Vec load(const float* p) { return vld1q_f32(p); }
-// Rows of a caller's arrays may lie at any address.
-using LooseFloat = float __attribute__((aligned(1)));
+// A float at any address, since rows of a caller's arrays need not be aligned, that any type may
+// have written.
+struct __attribute__((packed, may_alias)) LooseFloat {
+  float x;
+};
 CPUATTN_INLINE Vec load_first(const float* p, int n) {
   float t[kLanes] = {0.0f, 0.0f, 0.0f, 0.0f};
-  for (int i = 0; i < n; ++i) t[i] = reinterpret_cast<const LooseFloat*>(p)[i];
+  for (int i = 0; i < n; ++i) t[i] = reinterpret_cast<const LooseFloat*>(p + i)->x;
   return vld1q_f32(t);
 }
 CPUATTN_INLINE void store(float* p, Vec v) { vst1q_f32(p, v); }
 CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
   float t[kLanes];
   vst1q_f32(t, v);
-  for (int i = 0; i < n; ++i) reinterpret_cast<LooseFloat*>(p)[i] = t[i];
+  for (int i = 0; i < n; ++i) reinterpret_cast<LooseFloat*>(p + i)->x = t[i];
 }
 
 CPUATTN_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }

@@ -74,10 +74,13 @@ CPUATTN_INLINE Vec broadcast(float x) {
   return lanes([=](int) { return x; });
 }
 CPUATTN_INLINE Vec zero() { return broadcast(0.0f); }
-// Rows of a caller's arrays may lie at any address.
-using LooseFloat = float __attribute__((aligned(1)));
-CPUATTN_INLINE float load_one(const float* p) { return *reinterpret_cast<const LooseFloat*>(p); }
-CPUATTN_INLINE void store_one(float* p, float x) { *reinterpret_cast<LooseFloat*>(p) = x; }
+// A float at any address, since rows of a caller's arrays need not be aligned, that any type may
+// have written.
+struct __attribute__((packed, may_alias)) LooseFloat {
+  float x;
+};
+CPUATTN_INLINE float load_one(const float* p) { return reinterpret_cast<const LooseFloat*>(p)->x; }
+CPUATTN_INLINE void store_one(float* p, float x) { reinterpret_cast<LooseFloat*>(p)->x = x; }
 
 CPUATTN_INLINE Vec load(const float* p) {
   return lanes([=](int i) { return load_one(p + i); });
