@@ -51,11 +51,11 @@ build_project() {
   find "$build" -name '_core*.so' -exec cp {} "$cache/package/cpuattn/" \;
 }
 
-# run_tests CPU EXPECTED_ISAS
+# run_tests CPU EXPECTED_ISAS [CTEST_OPTION...]
 run_tests() {
   export QEMU_CPU=$1 CPUATTN_TEST_PYTHON=$cache/python PYTHONPATH=$cache/package:tools
   echo "== x86-64, $1: C++ tests"
-  ctest --test-dir "$build" --output-on-failure
+  ctest --test-dir "$build" --output-on-failure "${@:3}"
   echo "== x86-64, $1: Python tests"
   "$cache/python" -c "import cpuattn
 usable = [row['name'] for row in cpuattn.info()['isas'] if row['usable']]
@@ -69,5 +69,7 @@ install_venv
 build_project
 # NumPy's OpenBLAS takes the emulated Nehalem for a Haswell.
 OPENBLAS_CORETYPE=Nehalem run_tests Nehalem "scalar"
-# qemu warns about each feature of a Haswell that it lacks; these are no matter to us.
-run_tests Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid "scalar avx2"
+# qemu 7.2 reads the lanes that vmaskmovps masks out, so the tests that put arrays before a guard page
+# fail in it (they run natively). It also warns about each feature of a Haswell that it lacks; these are no matter to us.
+run_tests Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid "scalar avx2" \
+  -E '^(kernel|vec|bits)\.avx2$'
