@@ -11,7 +11,7 @@ constexpr float kNegInf = -__builtin_inff();
 
 // 2^x for x <= 0 up to rounding: 2^x = 2^n * p(f), |f| <= 1/2, p minimax of degree 6 with p(0) = 1
 // exactly, so that a row with a single key returns its value exactly. Relative error below 1.2
-// ulp (tests/vec_test.cpp). -inf gives exactly +0 and NaN stays NaN, with no comparison.
+// ulp (cpp/tests/vmath_test.cpp). -inf gives exactly +0 and NaN stays NaN, with no comparison.
 CPUATTN_INLINE Vec exp2(Vec x) {
   Vec n;
   const Vec f = split_exp2(x, n);

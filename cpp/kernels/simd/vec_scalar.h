@@ -6,8 +6,8 @@
 //
 //   kLanes                     floats in a Vec
 //   kMicroRows, kMicroVecs     the product micro-kernel holds kMicroRows x kMicroVecs accumulators
-//   kTileVecs                  vectors of query rows in a tile (tile rows = kTileVecs * kLanes <=
-//   64) kDotRows                   query rows that share a key load when lanes hold head_dim
+//   kTileVecs                  vectors of query rows in a tile: kTileVecs * kLanes <= 64 rows
+//   kDotRows                   query rows that share a key load when lanes hold head_dim
 //   kDecodeRows                up to this many rows the decode kernel is the faster one
 //
 //   zero() broadcast(x) load(p) load_first(p, n) store(p, v) store_first(p, n, v)
