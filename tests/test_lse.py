@@ -146,3 +146,20 @@ def test_lse_of_everything_matches_oracle(
     options = combine(rng, size, *CHANGE_SCORES)
     _, lse, _ = compare(*size.qkv(rng), **options, return_lse=True, return_weights=True)
     assert not np.isnan(lse).any()
+
+
+@pytest.mark.parametrize("q_len", [3, 37])
+def test_lse_of_padding_is_minus_inf_even_with_sinks(
+    q_len: int, isa: str, rng: np.random.Generator
+) -> None:
+    query, key, value = qkv(rng, q_len=q_len, kv_len=71)
+    out, lse = compare(
+        query,
+        key,
+        value,
+        sinks=normal(rng, query.shape[-3]),
+        q_lengths=np.array(2),
+        return_lse=True,
+    )
+    assert np.isneginf(lse[..., 2:]).all()
+    assert not out[..., 2:, :].any()

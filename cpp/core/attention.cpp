@@ -42,7 +42,7 @@ void write_output(const WorkItem& item, const PartialState& state) {
   const int64_t rows = item.row_end - item.row_begin;
   for (int64_t r = 0; r < rows; ++r) {
     const float factor = state.row_sum[r] == 0.0f ? 0.0f : item.weight_factor / state.row_sum[r];
-    char* out = output_row(item, r);
+    char* out = plane_row(item.out, item, item.row_begin + r);
     for (int64_t c = 0; c < item.head_dim_v; ++c) {
       const float x = state.output[r * item.head_dim_v + c] * factor;
       std::memcpy(out + c * item.out.col_step, &x, sizeof x);

@@ -5,16 +5,14 @@
 #include <cstring>
 #include <limits>
 
+#include "core/work_items.h"
+
 namespace cpuattn {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr double kLn2 = 0.6931471805599453;
-
-char* plane_row(const RowPlane& plane, const WorkItem& item, int64_t row) {
-  return plane.data + (row / item.group) * plane.token_step + (row % item.group) * plane.head_step;
-}
 
 void fill(char* row, int64_t step, int64_t count, float x) {
   for (int64_t i = 0; i < count; ++i) std::memcpy(row + i * step, &x, sizeof x);

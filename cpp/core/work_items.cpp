@@ -110,10 +110,8 @@ WorkItem make_work_item(const AttentionProblem& p, const Plan& plan, int64_t ind
   return item;
 }
 
-char* output_row(const WorkItem& item, int64_t r) {
-  const int64_t row = item.row_begin + r;
-  return item.out.data + (row / item.group) * item.out.token_step +
-         (row % item.group) * item.out.head_step;
+char* plane_row(const RowPlane& plane, const WorkItem& item, int64_t row) {
+  return plane.data + (row / item.group) * plane.token_step + (row % item.group) * plane.head_step;
 }
 
 }  // namespace cpuattn

@@ -13,7 +13,7 @@ namespace cpuattn {
 // kv_begin to scratch are left for the caller.
 WorkItem make_work_item(const AttentionProblem& problem, const Plan& plan, int64_t index);
 
-// Address of the item's output row r and of its lse.
-char* output_row(const WorkItem& item, int64_t r);
+// Address of a query row (token * group + head) in a plane of the item's group.
+char* plane_row(const RowPlane& plane, const WorkItem& item, int64_t row);
 
 }  // namespace cpuattn
