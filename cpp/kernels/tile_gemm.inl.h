@@ -43,7 +43,7 @@ CPUATTN_INLINE void accumulate(ScalarOperand a, const float* b, int64_t b_stride
 }
 
 // Longer dot products are summed in parts: one chain of thousands of additions loses digits.
-constexpr int64_t kDepthBlock = 256;
+constexpr int64_t kDepthBlock = 128;
 
 // A single vector of rows needs twice the chains to cover the latency of FMA.
 constexpr int micro_rows(int vecs) { return vecs == 1 ? 2 * kMicroRows : kMicroRows; }
