@@ -3,15 +3,15 @@
 //
 //   for each kv block of kDecodeKeys keys:
 //     online softmax of the block's scores, each row by itself, lanes = keys
-//     for 4 keys at a time:
-//       output[row] += weights[row][4] . values[4]       add_values, this block
-//       scores[row][4] = query[row] . keys[4]            score_four_keys, the next block
+//     in turns of kTurn keys, each four at a time:        stream_block, the hot loop
+//       output[row] += weights[row][4] . values[4]          add_values, this block
+//       scores[row][4] = query[row] . keys[4]               score_four_keys, the next block
 //     bias, softcap, ALiBi, visibility of the next block, where present
 //
 // The rows are all query heads of a kv head (and all tokens), so every key and value is read from
 // memory once. The value product of one block runs interleaved with the score product of the next:
-// both streams advance a few KiB at a time, so that the loads never pause and the hardware
-// prefetchers keep both. The limit is the read rate, or 2 * rows FLOP for each 4 bytes.
+// both streams advance a few KiB at a time, each fetched kPrefetchBytes ahead, so that the loads
+// never pause. The limit is the read rate, or 2 * rows FLOP for each 4 bytes.
 #pragma once
 
 namespace cpuattn {

@@ -161,7 +161,7 @@ CPUATTN_INLINE Vec add_bias(Vec score, Vec bias) {
 }
 
 // Four words of Philox4x32-10 (Salmon et al. 2011) for each of `count` <= 64 counters that share
-// counter word 0. In place: c1, c2, c3 hold the other counter words and are overwritten.
+// counter word 0. In place: the counters in `word` are overwritten by the draws.
 struct PhiloxState {
   uint32_t word[4][64];
 };
