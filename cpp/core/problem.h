@@ -9,12 +9,11 @@
 #include <cstdint>
 
 #include "core/error.h"
+#include "kernels/element.h"
 
 namespace cpuattn {
 
 constexpr int kMaxBatchDims = 62;  // NumPy arrays have at most 64 axes
-
-enum class DType : uint8_t { kFloat32, kBool, kInt32, kInt64, kOther };
 
 // An array as the caller gave it. data == nullptr together with shape == nullptr: not given.
 struct Array {
@@ -33,6 +32,7 @@ struct Array {
 enum class Layout : uint8_t { kBhsd, kBshd };
 enum class Diagonal : uint8_t { kBottomRight, kTopLeft, kOffset };
 enum class FullyMasked : uint8_t { kZero, kMean, kNan };
+enum class Precision : uint8_t { kHighest, kHigh, kMedium };
 enum class ReturnWeights : uint8_t { kNo, kBeforeDropout, kAfterDropout };
 
 enum BroadcastAxis : uint8_t {  // bits of Arguments::dropout_broadcast
@@ -58,6 +58,7 @@ struct Arguments {
   uint64_t dropout_seed = 0;
   uint8_t dropout_broadcast = 0;
   FullyMasked fully_masked = FullyMasked::kZero;
+  Precision precision = Precision::kHighest;
   ReturnWeights return_weights = ReturnWeights::kNo;
 };
 
@@ -92,6 +93,7 @@ struct AttentionProblem {
   uint64_t dropout_seed = 0;
   uint8_t dropout_broadcast = 0;
   FullyMasked fully_masked = FullyMasked::kZero;
+  Precision precision = Precision::kHighest;
   ReturnWeights return_weights = ReturnWeights::kNo;
 
   int64_t group() const { return num_kv_heads > 0 ? num_heads / num_kv_heads : 0; }

@@ -7,13 +7,13 @@
 
 #include <cstdint>
 
+#include "kernels/element.h"
+
 #if defined(_MSC_VER) && !defined(__clang__)
-#define CPUATTN_INLINE __forceinline
 #define CPUATTN_NOINLINE __declspec(noinline)
 #define CPUATTN_LAMBDA
 #define CPUATTN_UNROLL
 #else
-#define CPUATTN_INLINE inline __attribute__((always_inline))
 #define CPUATTN_NOINLINE __attribute__((noinline))
 #define CPUATTN_LAMBDA __attribute__((always_inline))
 #define CPUATTN_UNROLL _Pragma("GCC unroll 16")
