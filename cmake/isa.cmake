@@ -1,5 +1,6 @@
 # The one table of instruction sets: name, processor, compiler flags. Each row becomes one OBJECT
-# library, compiled from cpp/kernels/isa/<name>.cpp with its own flags and nothing else's.
+# library, compiled from cpp/kernels/isa/<name>.cpp and, where it exists, <name>_f64.cpp (the same
+# for float64), with its own flags and nothing else's.
 #
 # A row is compiled where the processor matches and the compiler takes the flags; the dispatcher
 # learns of it through CPUATTN_HAS_<name> and checks the CPU at run time.
@@ -23,7 +24,11 @@ function(cpuattn_add_isa name processor)
     message(STATUS "cpuattn: ${name} not compiled: the compiler does not take ${flags}")
     return()
   endif()
-  add_library(cpuattn_isa_${name} OBJECT cpp/kernels/isa/${name}.cpp)
+  set(sources cpp/kernels/isa/${name}.cpp)
+  if(EXISTS "${PROJECT_SOURCE_DIR}/cpp/kernels/isa/${name}_f64.cpp")
+    list(APPEND sources cpp/kernels/isa/${name}_f64.cpp)
+  endif()
+  add_library(cpuattn_isa_${name} OBJECT ${sources})
   target_include_directories(cpuattn_isa_${name} PRIVATE cpp)
   target_compile_options(cpuattn_isa_${name} PRIVATE ${flags} ${CPUATTN_KERNEL_FLAGS})
   target_link_libraries(cpuattn_isa_${name} PRIVATE cpuattn_warnings)
@@ -46,7 +51,7 @@ else()
   # the same way under every ISA; vector code says fma where it means it.
   set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
       -fno-math-errno -fno-stack-protector)
-  set(avx2_flags -mavx2 -mfma -mbmi2)
+  set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
   set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
       -mprefer-vector-width=512)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)

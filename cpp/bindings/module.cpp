@@ -162,9 +162,9 @@ bool requested_threads(const CallArguments& call, int& threads) {
 bool prepare(CallArguments& call, Purpose purpose, Results& results, AttentionProblem& problem,
              Plan& plan) {
   Error error;
-  const KernelTable* table = active_table(error);
+  const Isa* isa = active_isa(error);
   int threads = 0;
-  if (table == nullptr || !build_sizes(call.core, problem, error)) {
+  if (isa == nullptr || !build_sizes(call.core, problem, error)) {
     raise(error);
     return false;
   }
@@ -174,7 +174,7 @@ bool prepare(CallArguments& call, Purpose purpose, Results& results, AttentionPr
     return false;
   }
   if (!check_out_overlaps(call) || !requested_threads(call, threads)) return false;
-  plan = make_plan(problem, *table, threads);
+  plan = make_plan(problem, *isa, threads);
   return true;
 }
 
@@ -227,17 +227,22 @@ PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyO
 
 void note_copy(const char* name, const View& view, const AttentionProblem& p, int64_t columns,
                const Plan& plan, nb::list& copies) {
-  if (reads_in_place({view.data, view.row_step, view.col_step}) || p.kv_len == 0) return;
-  const char* why = view.col_step != 4          ? "its columns are not adjacent"
+  const bool plain = has_plain_rows({view.data, view.row_step, view.col_step, view.dtype});
+  const bool converted = !plan.is_decode && is_half(view.dtype);
+  if ((plain && !converted) || p.kv_len == 0) return;
+  const int64_t size =
+      item_size(p.query.dtype == DType::kFloat64 ? p.query.dtype : DType::kFloat32);
+  const char* why = converted                                ? "its 16-bit elements become float32"
+                    : view.col_step != item_size(view.dtype) ? "its columns are not adjacent"
                     : view.row_step % 4096 == 0 ? "its rows are a multiple of 4096 bytes apart"
                                                 : "its rows are not aligned";
   copies.append(nb::str("{}: {}; blocks of {} bytes are copied into scratch")
-                    .format(name, why, plan.kernel->kv_block * columns * 4));
+                    .format(name, why, plan.kernel->kv_block * columns * size));
 }
 
 nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested) {
   nb::dict d;
-  d["isa"] = plan.table->isa;
+  d["isa"] = plan.isa->name;
   d["kernel"] = plan.is_decode ? "decode" : "prefill";
   d["lanes"] = plan.table->lanes;
   d["row_tile"] = plan.kernel->row_tile;
@@ -286,10 +291,10 @@ PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObj
 
 nb::list isa_table() {
   nb::list rows;
-  for (const IsaEntry& entry : all_isas()) {
+  for (const Isa& entry : all_isas()) {
     nb::dict row;
     std::string reason;
-    if (entry.table == nullptr) {
+    if (entry.float32 == nullptr) {
       reason = "not compiled into this build";
     } else {
       for (const FeatureName& feature : kFeatureNames) {
@@ -299,7 +304,7 @@ nb::list isa_table() {
       }
     }
     row["name"] = entry.name;
-    row["compiled"] = entry.table != nullptr;
+    row["compiled"] = entry.float32 != nullptr;
     row["usable"] = usable(entry);
     row["reason"] = reason;
     rows.append(row);
@@ -320,11 +325,11 @@ void set_isa(const std::optional<std::string>& name) {
   if (!force_isa(name ? name->c_str() : nullptr, error)) throw std::runtime_error(error.text);
 }
 
-std::string active_isa() {
+std::string isa_name() {
   Error error;
-  const KernelTable* table = active_table(error);
-  if (table == nullptr) throw std::runtime_error(error.text);
-  return table->isa;
+  const Isa* isa = active_isa(error);
+  if (isa == nullptr) throw std::runtime_error(error.text);
+  return isa->name;
 }
 
 template <class Function>
@@ -350,7 +355,7 @@ NB_MODULE(_core, m) {
   m.attr("__version__") = CPUATTN_VERSION;
   m.def("isa_table", isa_table, "Every known ISA: name, compiled, usable, reason.");
   m.def("features", feature_list, "CPU features that dispatch looks at and that are present.");
-  m.def("isa", active_isa, "Name of the active ISA.");
+  m.def("isa", isa_name, "Name of the active ISA.");
   m.def("set_isa", set_isa, nb::arg("name").none(), "Force an ISA by name; None undoes it.");
   m.def("set_num_threads", set_default_threads, nb::arg("threads"),
         "Default number of threads; 0 returns to the environment.");

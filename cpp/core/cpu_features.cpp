@@ -56,6 +56,7 @@ uint32_t cpu_features() {
     if (present) features |= bit;
   };
   set((leaf1.ecx >> 12 & 1u) != 0, kFeatureFma);
+  set((leaf1.ecx >> 29 & 1u) != 0, kFeatureF16c);
   set((leaf7.ebx >> 5 & 1u) != 0, kFeatureAvx2);
   set((leaf7.ebx >> 16 & 1u) != 0, kFeatureAvx512f);
   set((leaf7.ebx >> 17 & 1u) != 0, kFeatureAvx512dq);

@@ -16,6 +16,7 @@ enum CpuFeature : uint32_t {
   kFeatureYmmState = 1u << 6,  // the operating system saves ymm registers
   kFeatureZmmState = 1u << 7,  // ... and zmm and mask registers
   kFeatureNeon = 1u << 8,
+  kFeatureF16c = 1u << 9,
 };
 
 struct FeatureName {
@@ -26,6 +27,7 @@ constexpr FeatureName kFeatureNames[] = {
     {kFeatureAvx2, "avx2"},         {kFeatureFma, "fma"},           {kFeatureAvx512f, "avx512f"},
     {kFeatureAvx512bw, "avx512bw"}, {kFeatureAvx512dq, "avx512dq"}, {kFeatureAvx512vl, "avx512vl"},
     {kFeatureYmmState, "os-ymm"},   {kFeatureZmmState, "os-zmm"},   {kFeatureNeon, "neon"},
+    {kFeatureF16c, "f16c"},
 };
 
 uint32_t cpu_features();

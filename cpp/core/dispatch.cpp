@@ -9,61 +9,70 @@
 
 #include "core/cpu_features.h"
 
-// CMake defines CPUATTN_HAS_<isa> as 1 for the rows of cmake/isa.cmake that were compiled.
-#define CPUATTN_DECLARE(isa)       \
-  namespace cpuattn::isa {         \
+// CMake defines CPUATTN_HAS_<table> as 1 for the rows of cmake/isa.cmake that were compiled.
+#define CPUATTN_DECLARE(table)     \
+  namespace cpuattn::table {       \
   extern const KernelTable kTable; \
   }
 #ifdef CPUATTN_HAS_avx512
 CPUATTN_DECLARE(avx512)
-#define CPUATTN_TABLE_avx512 &avx512::kTable
+CPUATTN_DECLARE(avx512_f64)
+#define CPUATTN_TABLES_avx512 &avx512::kTable, &avx512_f64::kTable
 #else
-#define CPUATTN_TABLE_avx512 nullptr
+#define CPUATTN_TABLES_avx512 nullptr, nullptr
 #endif
 #ifdef CPUATTN_HAS_avx2
 CPUATTN_DECLARE(avx2)
-#define CPUATTN_TABLE_avx2 &avx2::kTable
+CPUATTN_DECLARE(avx2_f64)
+#define CPUATTN_TABLES_avx2 &avx2::kTable, &avx2_f64::kTable
 #else
-#define CPUATTN_TABLE_avx2 nullptr
+#define CPUATTN_TABLES_avx2 nullptr, nullptr
 #endif
 #ifdef CPUATTN_HAS_neon
 CPUATTN_DECLARE(neon)
-#define CPUATTN_TABLE_neon &neon::kTable
+CPUATTN_DECLARE(neon_f64)
+#define CPUATTN_TABLES_neon &neon::kTable, &neon_f64::kTable
 #else
-#define CPUATTN_TABLE_neon nullptr
+#define CPUATTN_TABLES_neon nullptr, nullptr
 #endif
 CPUATTN_DECLARE(scalar)
+CPUATTN_DECLARE(scalar_f64)
 
 namespace cpuattn {
 namespace {
 
-constexpr uint32_t kNeedsAvx2 = kFeatureAvx2 | kFeatureFma | kFeatureYmmState;
+constexpr uint32_t kNeedsAvx2 = kFeatureAvx2 | kFeatureFma | kFeatureF16c | kFeatureYmmState;
 constexpr uint32_t kNeedsAvx512 = kNeedsAvx2 | kFeatureAvx512f | kFeatureAvx512bw |
                                   kFeatureAvx512dq | kFeatureAvx512vl | kFeatureZmmState;
 
-const IsaEntry kEntries[] = {
-    {"avx512", kNeedsAvx512, CPUATTN_TABLE_avx512},
-    {"avx2", kNeedsAvx2, CPUATTN_TABLE_avx2},
-    {"neon", kFeatureNeon, CPUATTN_TABLE_neon},
-    {"scalar", 0, &scalar::kTable},
+const Isa kIsas[] = {
+    {"avx512", kNeedsAvx512, 0, CPUATTN_TABLES_avx512, nullptr},
+    {"avx2", kNeedsAvx2, 0, CPUATTN_TABLES_avx2, nullptr},
+    {"neon", kFeatureNeon, 0, CPUATTN_TABLES_neon, nullptr},
+    {"scalar", 0, 0, &scalar::kTable, &scalar_f64::kTable, nullptr},
 };
 
-std::atomic<const KernelTable*> active{nullptr};
+std::atomic<const Isa*> active{nullptr};
 
-const KernelTable* best_table() {
-  for (const IsaEntry& entry : all_isas()) {
-    if (usable(entry)) return entry.table;
-  }
-  return &scalar::kTable;
+bool has_features(uint32_t bits) {
+  static const uint32_t features = cpu_features();
+  return (bits & ~features) == 0;
 }
 
-const KernelTable* named_table(const char* name, Error& error) {
+const Isa* best_isa() {
+  for (const Isa& isa : all_isas()) {
+    if (usable(isa) && has_features(isa.preferred)) return &isa;
+  }
+  return std::end(kIsas) - 1;
+}
+
+const Isa* named_isa(const char* name, Error& error) {
   char names[128] = "";
-  for (const IsaEntry& entry : all_isas()) {
-    if (!usable(entry)) continue;
-    if (std::strcmp(entry.name, name) == 0) return entry.table;
+  for (const Isa& isa : all_isas()) {
+    if (!usable(isa)) continue;
+    if (std::strcmp(isa.name, name) == 0) return &isa;
     const size_t used = std::strlen(names);
-    std::snprintf(names + used, sizeof names - used, "%s%s", used > 0 ? ", " : "", entry.name);
+    std::snprintf(names + used, sizeof names - used, "%s%s", used > 0 ? ", " : "", isa.name);
   }
   fail(error, Error::Kind::kRuntime, "CPUATTN_ISA: must be one of %s on this machine; got %.64s",
        names, name);
@@ -72,29 +81,26 @@ const KernelTable* named_table(const char* name, Error& error) {
 
 }  // namespace
 
-IsaList all_isas() { return {std::begin(kEntries), std::end(kEntries)}; }
+IsaList all_isas() { return {std::begin(kIsas), std::end(kIsas)}; }
 
-bool usable(const IsaEntry& entry) {
-  static const uint32_t features = cpu_features();
-  return entry.table != nullptr && (entry.required & ~features) == 0;
-}
+bool usable(const Isa& isa) { return isa.float32 != nullptr && has_features(isa.required); }
 
-const KernelTable* active_table(Error& error) {
-  const KernelTable* table = active.load(std::memory_order_acquire);
-  if (table != nullptr) return table;
+const Isa* active_isa(Error& error) {
+  const Isa* isa = active.load(std::memory_order_acquire);
+  if (isa != nullptr) return isa;
   const char* name = std::getenv("CPUATTN_ISA");
-  table = name != nullptr && *name != '\0' ? named_table(name, error) : best_table();
-  if (table != nullptr) active.store(table, std::memory_order_release);
-  return table;
+  isa = name != nullptr && *name != '\0' ? named_isa(name, error) : best_isa();
+  if (isa != nullptr) active.store(isa, std::memory_order_release);
+  return isa;
 }
 
 bool force_isa(const char* name, Error& error) {
-  const KernelTable* table = nullptr;
+  const Isa* isa = nullptr;
   if (name != nullptr) {
-    table = named_table(name, error);
-    if (table == nullptr) return false;
+    isa = named_isa(name, error);
+    if (isa == nullptr) return false;
   }
-  active.store(table, std::memory_order_release);
+  active.store(isa, std::memory_order_release);
   return true;
 }
 

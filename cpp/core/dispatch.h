@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One table lookup: which compiled ISA runs.
+// One lookup: which compiled ISA runs.
 #pragma once
 
 #include <cstdint>
@@ -9,25 +9,29 @@
 
 namespace cpuattn {
 
-struct IsaEntry {
+// The kernels of an ISA by what they multiply.
+struct Isa {
   const char* name;
-  uint32_t required;         // CpuFeature bits
-  const KernelTable* table;  // nullptr: not compiled
+  uint32_t required;            // CpuFeature bits
+  uint32_t preferred;           // without these it can be forced, but another is chosen
+  const KernelTable* float32;   // 16-bit floats become float32; nullptr: not compiled
+  const KernelTable* float64;   // nullptr: not compiled
+  const KernelTable* bfloat16;  // products of bfloat16, sums in float32; nullptr: none
 };
 
 // Every ISA that the project knows, best first.
 struct IsaList {
-  const IsaEntry* begin_;
-  const IsaEntry* end_;
-  const IsaEntry* begin() const { return begin_; }
-  const IsaEntry* end() const { return end_; }
+  const Isa* begin_;
+  const Isa* end_;
+  const Isa* begin() const { return begin_; }
+  const Isa* end() const { return end_; }
 };
 IsaList all_isas();
-bool usable(const IsaEntry& entry);
+bool usable(const Isa& entry);
 
-// The active table: the best usable one, or what CPUATTN_ISA or force_isa names. nullptr with an
+// The active ISA: the best usable one, or what CPUATTN_ISA or force_isa names. nullptr with an
 // error when that name is unknown or unusable here.
-const KernelTable* active_table(Error& error);
+const Isa* active_isa(Error& error);
 
 // Forces an ISA by name for this process; nullptr returns to the default choice.
 bool force_isa(const char* name, Error& error);

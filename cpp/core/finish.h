@@ -12,7 +12,8 @@ namespace cpuattn {
 void clear_weights(const AttentionProblem& problem, const WorkItem& item);
 
 // `mean` is scratch for one value row.
-void finish_rows(const AttentionProblem& problem, const WorkItem& item, const PartialState& state,
-                 float* mean);
+template <class Real>
+void finish_rows(const AttentionProblem& problem, const WorkItem& item,
+                 const PartialState<Real>& state, Real* mean);
 
 }  // namespace cpuattn

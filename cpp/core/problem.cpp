@@ -44,6 +44,28 @@ bool check_dtype(const Array& array, DType wanted, const char* wanted_name, Erro
               array.dtype_name);
 }
 
+bool check_float(const Array& array, Error& error) {
+  if (is_float(array.dtype)) return true;
+  return fail(error, Kind::kType, "%s: dtype must be float16, bfloat16, float32 or float64; got %s",
+              array.name, array.dtype_name);
+}
+
+// Query, key and value have one dtype, but a float32 query may read a 16-bit cache.
+bool check_tensor_dtypes(const Arguments& args, Error& error) {
+  const Array& key = args.key;
+  if (!check_float(args.query, error)) return false;
+  const bool cached = args.query.dtype == DType::kFloat32 && is_half(key.dtype);
+  if (key.dtype != args.query.dtype && !cached) {
+    return fail(error, Kind::kType,
+                "key: dtype must be %s like query's, or float16 or bfloat16 under a float32 "
+                "query; got %s",
+                args.query.dtype_name, key.dtype_name);
+  }
+  if (args.value.dtype == key.dtype) return true;
+  return fail(error, Kind::kType, "value: dtype must be %s like key's; got %s", key.dtype_name,
+              args.value.dtype_name);
+}
+
 bool check_integer(const Array& array, Error& error) {
   if (array.dtype == DType::kInt32 || array.dtype == DType::kInt64) return true;
   return fail(error, Kind::kType, "%s: dtype must be int32 or int64; got %s", array.name,
@@ -126,6 +148,7 @@ bool view_scores(const Array& array, const AttentionProblem& p, View& view, Erro
                 array.name, ShapeText(full, p.batch_dims + 3).text, ShapeText(array).text);
   }
   view.data = array.data;
+  view.dtype = array.dtype;
   return view_batch(array, lead, p, view, error);
 }
 
@@ -134,6 +157,7 @@ bool view_tensor(const Array& array, Layout layout, const AttentionProblem& p, V
                  Error& error) {
   const Axes axes = axes_of(array, layout);
   view.data = array.data;
+  view.dtype = array.dtype;
   view.head_step = array.strides[axes.head];
   view.row_step = array.strides[axes.row];
   view.col_step = array.strides[axes.col];
@@ -148,7 +172,7 @@ bool view_per_batch(const Array& array, const AttentionProblem& p, View& view, E
                 array.name, ShapeText(p.batch_shape, p.batch_dims).text, ShapeText(array).text);
   }
   view.data = array.data;
-  view.item_size = array.dtype == DType::kInt64 ? 8 : 4;
+  view.dtype = array.dtype;
   return view_batch(array, array.ndim, p, view, error);
 }
 
@@ -164,7 +188,7 @@ bool view_list(const Array& array, const char* size_name, int64_t size, const At
   }
   step = array.strides[lead];
   view.data = array.data;
-  view.item_size = array.dtype == DType::kInt64 ? 8 : 4;
+  view.dtype = array.dtype;
   return view_batch(array, lead, p, view, error);
 }
 
@@ -226,20 +250,21 @@ bool check_options(const Arguments& args, AttentionProblem& p, Error& error) {
   p.dropout_seed = args.dropout_seed;
   p.dropout_broadcast = args.dropout_broadcast;
   p.fully_masked = args.fully_masked;
+  p.precision = args.precision;
   p.return_weights = args.return_weights;
   return true;
 }
 
 bool view_modifiers(const Arguments& args, AttentionProblem& p, Error& error) {
   if (args.mask && !check_dtype(args.mask, DType::kBool, "bool", error)) return false;
-  if (args.bias && !check_dtype(args.bias, DType::kFloat32, "float32", error)) return false;
+  if (args.bias && !check_float(args.bias, error)) return false;
   if (args.dropout_mask && !check_dtype(args.dropout_mask, DType::kBool, "bool", error))
     return false;
   if (!view_scores(args.mask, p, p.mask, error)) return false;
   if (!view_scores(args.bias, p, p.bias, error)) return false;
   if (!view_scores(args.dropout_mask, p, p.dropout_mask, error)) return false;
   for (const Array* array : {&args.alibi_slopes, &args.sinks}) {
-    if (*array && !check_dtype(*array, DType::kFloat32, "float32", error)) return false;
+    if (*array && !check_float(*array, error)) return false;
   }
   if (args.sinks && args.sinks.ndim != 1) {
     return fail(error, Kind::kValue, "sinks: must have shape (num_heads,) = (%lld,); got shape %s",
@@ -292,8 +317,11 @@ bool view_outputs(const Arguments& args, AttentionProblem& p, Error& error) {
   shape[n + 2] = p.head_dim_v;
   const char* rule =
       bhsd ? "(..., num_heads, q_len, head_dim_v)" : "(..., q_len, num_heads, head_dim_v)";
-  if (!check_dtype(args.out, DType::kFloat32, "float32", error) ||
-      !view_output(args.out, shape, n + 3, rule, error) ||
+  if (args.out.dtype != args.query.dtype) {
+    return fail(error, Kind::kType, "out: dtype must be %s like query's; got %s",
+                args.query.dtype_name, args.out.dtype_name);
+  }
+  if (!view_output(args.out, shape, n + 3, rule, error) ||
       !view_tensor(args.out, args.layout, p, p.out, error)) {
     return false;
   }
@@ -302,6 +330,7 @@ bool view_outputs(const Arguments& args, AttentionProblem& p, Error& error) {
   shape[n + 2] = p.kv_len;
   if (args.lse) {
     p.lse.data = args.lse.data;
+    p.lse.dtype = args.lse.dtype;
     p.lse.head_step = args.lse.strides[n];
     p.lse.row_step = args.lse.strides[n + 1];
     if (!view_batch(args.lse, n, p, p.lse, error)) return false;
@@ -322,7 +351,7 @@ int64_t batch_offset(const AttentionProblem& p, const View& view, int64_t batch)
 
 int64_t integer_in_batch(const AttentionProblem& p, const View& view, int64_t batch) {
   const char* at = view.data + batch_offset(p, view, batch);
-  if (view.item_size == 4) {
+  if (view.dtype == DType::kInt32) {
     int32_t value;
     std::memcpy(&value, at, sizeof value);
     return value;
@@ -333,8 +362,8 @@ int64_t integer_in_batch(const AttentionProblem& p, const View& view, int64_t ba
 }
 
 bool build_sizes(const Arguments& args, AttentionProblem& p, Error& error) {
+  if (!check_tensor_dtypes(args, error)) return false;
   for (const Array* array : {&args.query, &args.key, &args.value}) {
-    if (!check_dtype(*array, DType::kFloat32, "float32", error)) return false;
     if (!check_rank(*array, args.layout, error)) return false;
   }
   const Axes q = axes_of(args.query, args.layout);

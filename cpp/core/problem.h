@@ -67,7 +67,7 @@ struct Arguments {
 struct View {
   char* data = nullptr;
   int64_t head_step = 0, row_step = 0, col_step = 0;
-  int item_size = 4;
+  DType dtype = DType::kOther;
   int64_t batch_step[kMaxBatchDims];  // the first batch_dims are set
 
   explicit operator bool() const { return data != nullptr; }

@@ -18,6 +18,11 @@ constexpr int64_t kSplitRows = 128;
 // Waking a second thread pays off above this much work.
 constexpr double kParallelMicroseconds = 30.0;
 
+// Bytes of the numbers that the kernel computes with.
+int64_t real_size(const AttentionProblem& p) {
+  return p.query.dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+}
+
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A rough model: two FMA a cycle at 3 GHz, keys and values streamed at 20 GB/s.
@@ -27,11 +32,13 @@ double estimate_microseconds(const AttentionProblem& p, const Plan& plan) {
   const double width = static_cast<double>(p.head_dim + p.head_dim_v) + 8.0;
   const double groups = static_cast<double>(plan.groups);
   const double flops = 2.0 * groups * pairs * width;
-  const double bytes = 4.0 * groups * static_cast<double>(p.kv_len) * width;
+  const double bytes =
+      static_cast<double>(item_size(p.key.dtype)) * groups * static_cast<double>(p.kv_len) * width;
   return std::max(flops / (plan.table->lanes * 4 * 3.0e3), bytes / 20.0e3);
 }
 
 void choose_kernel(const AttentionProblem& p, Plan& plan) {
+  plan.table = p.query.dtype == DType::kFloat64 ? plan.isa->float64 : plan.isa->float32;
   const int64_t rows = p.rows();
   plan.is_decode = rows <= plan.table->decode_rows && !p.weights;
   plan.kernel = plan.is_decode ? &plan.table->decode : &plan.table->prefill;
@@ -54,7 +61,7 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
   const int64_t rows = std::max<int64_t>(p.rows(), 1);
   const int64_t tile = plan.is_decode ? rows : plan.kernel->row_tile;
   const int64_t tiles = divide_up(rows, tile);
-  const int64_t tile_bytes = tile * 4 * std::max<int64_t>(p.head_dim + p.head_dim_v, 1);
+  const int64_t tile_bytes = tile * real_size(p) * std::max<int64_t>(p.head_dim + p.head_dim_v, 1);
   int64_t per_item = std::clamp<int64_t>(kItemBytes / tile_bytes, 1, kMaxTilesPerItem);
   while (per_item > 1 && plan.groups * divide_up(tiles, per_item) < 3 * plan.threads) --per_item;
   plan.row_blocks = divide_up(tiles, per_item);
@@ -65,20 +72,21 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
 void size_scratch(const AttentionProblem& p, Plan& plan) {
   const int64_t block_rows = std::min(plan.row_block, std::max<int64_t>(p.rows(), 1));
   plan.kernel_scratch = plan.kernel->scratch_bytes({block_rows, p.head_dim, p.head_dim_v});
-  plan.state_floats = block_rows * (2 + (plan.chunks > 1 ? p.head_dim_v : 0));
+  plan.state_bytes = real_size(p) * block_rows * (2 + (plan.chunks > 1 ? p.head_dim_v : 0));
   // Item scratch: the kernel's, one state to fill, one to merge into, one row for mean values.
-  plan.item_scratch = plan.kernel_scratch + 4 * (2 * plan.state_floats + p.head_dim_v) + 256;
+  plan.item_scratch =
+      plan.kernel_scratch + 2 * plan.state_bytes + real_size(p) * p.head_dim_v + 256;
   if (plan.parallel_chunks) {
     const int64_t items = plan.groups * plan.row_blocks;
-    plan.call_scratch = 4 * items * plan.chunks * plan.state_floats + 8 * items;
+    plan.call_scratch = items * plan.chunks * plan.state_bytes + 8 * items;
   }
 }
 
 }  // namespace
 
-Plan make_plan(const AttentionProblem& p, const KernelTable& table, int requested_threads) {
+Plan make_plan(const AttentionProblem& p, const Isa& isa, int requested_threads) {
   Plan plan;
-  plan.table = &table;
+  plan.isa = &isa;
   plan.groups = p.batch * p.num_kv_heads;
   choose_kernel(p, plan);
   choose_chunks(p, plan);

@@ -7,12 +7,14 @@
 
 #include <cstdint>
 
+#include "core/dispatch.h"
 #include "core/problem.h"
 #include "kernels/work_item.h"
 
 namespace cpuattn {
 
 struct Plan {
+  const Isa* isa = nullptr;
   const KernelTable* table = nullptr;
   const Kernel* kernel = nullptr;
   bool is_decode = false;
@@ -27,12 +29,12 @@ struct Plan {
   int threads = 1;
 
   int64_t kernel_scratch = 0;  // bytes of the kernel, per thread
-  int64_t state_floats = 0;    // floats of one item's state: maximum, sum, [partial output]
+  int64_t state_bytes = 0;     // of one item's state: maximum, sum, [partial output]
   int64_t item_scratch = 0;    // bytes per thread, all in all
   int64_t call_scratch = 0;    // bytes per call: the partial states of parallel chunks
   double microseconds = 0.0;   // estimated work on one thread
 };
 
-Plan make_plan(const AttentionProblem& problem, const KernelTable& table, int requested_threads);
+Plan make_plan(const AttentionProblem& problem, const Isa& isa, int requested_threads);
 
 }  // namespace cpuattn

@@ -18,13 +18,20 @@ struct Resolver {
     return view.data + batch_offset(p, view, batch) + head * view.head_step;
   }
   RowPlane rows(const View& view) const {
-    if (!view) return {nullptr, 0, 0, 0};
-    return {at(view, kv_head * p.group()), view.row_step, view.head_step, view.col_step};
+    if (!view) return {nullptr, 0, 0, 0, view.dtype};
+    return {at(view, kv_head * p.group()), view.row_step, view.head_step, view.col_step,
+            view.dtype};
   }
-  KvPlane keys(const View& view) const { return {at(view, kv_head), view.row_step, view.col_step}; }
+  KvPlane keys(const View& view) const {
+    return {at(view, kv_head), view.row_step, view.col_step, view.dtype};
+  }
+  HeadList heads(const View& view) const {
+    if (!view) return {nullptr, 0, view.dtype};
+    return {at(view, kv_head * p.group()), view.head_step, view.dtype};
+  }
   IntegerList list(const View& view, int64_t step) const {
     if (!view) return {nullptr, 0, 0};
-    return {at(view, 0), step, view.item_size};
+    return {at(view, 0), step, static_cast<int>(item_size(view.dtype))};
   }
 };
 
@@ -56,7 +63,7 @@ void resolve_dropout(const Resolver& from, WorkItem& item) {
   const AttentionProblem& p = from.p;
   Dropout& d = item.dropout;
   d = {};
-  item.weight_factor = 1.0f;
+  item.weight_factor = 1.0;
   if (p.dropout_p == 0.0 && !p.dropout_mask) return;
   const double threshold = std::nearbyint(p.dropout_p * 4294967296.0);
   d.active = true;
@@ -70,7 +77,7 @@ void resolve_dropout(const Resolver& from, WorkItem& item) {
   d.shared_rows = (p.dropout_broadcast & kAxisQLen) != 0;
   d.shared_columns = (p.dropout_broadcast & kAxisKvLen) != 0;
   d.keep = from.rows(p.dropout_mask);
-  item.weight_factor = d.keep_nothing ? 0.0f : static_cast<float>(1.0 / (1.0 - p.dropout_p));
+  item.weight_factor = d.keep_nothing ? 0.0 : 1.0 / (1.0 - p.dropout_p);
 }
 
 }  // namespace
@@ -98,13 +105,10 @@ WorkItem make_work_item(const AttentionProblem& p, const Plan& plan, int64_t ind
   item.kv_segments = from.list(p.kv_segment_ids, p.kv_segment_ids.col_step);
   resolve_band(from, item);
   const bool capped = p.softcap > 0.0;
-  item.query_factor = static_cast<float>(capped ? p.scale / p.softcap : p.scale * kLog2e);
-  item.softcap_factor = capped ? static_cast<float>(p.softcap * kLog2e) : 0.0f;
-  const int64_t head = from.kv_head * p.group();
-  item.alibi_slopes = p.alibi_slopes ? from.at(p.alibi_slopes, head) : nullptr;
-  item.alibi_step = p.alibi_slopes.head_step;
-  item.sinks = p.sinks ? from.at(p.sinks, head) : nullptr;
-  item.sink_step = p.sinks.head_step;
+  item.query_factor = capped ? p.scale / p.softcap : p.scale * kLog2e;
+  item.softcap_factor = capped ? p.softcap * kLog2e : 0.0;
+  item.alibi_slopes = from.heads(p.alibi_slopes);
+  item.sinks = from.heads(p.sinks);
   item.weights_after_dropout = p.return_weights == ReturnWeights::kAfterDropout;
   resolve_dropout(from, item);
   return item;

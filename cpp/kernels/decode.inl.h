@@ -27,7 +27,7 @@ constexpr int kQuad = 4;                    // keys that are treated together
 struct DecodeBlock {
   KvBlock kv;
   bool partial;       // some row does not see some key
-  float* scores;      // (rows, kDecodeKeys)
+  Real* scores;       // (rows, kDecodeKeys)
   uint64_t* visible;  // (rows): a word of key bits per row
   KvScratch scratch;
 };
@@ -35,30 +35,28 @@ struct DecodeBlock {
 struct DecodeState {
   int64_t rows;
   int64_t query_stride, output_stride;  // head_dim, head_dim_v rounded up to whole vectors
-  float* query;                         // (rows, query_stride), scaled, zero padded
-  float* output;                        // (rows, output_stride), unnormalised
-  float* block_sum;                     // (rows, output_stride): the current block's part of output
-  float* rescale;                       // (rows)
+  Real* query;                          // (rows, query_stride), scaled, zero padded
+  Real* output;                         // (rows, output_stride), unnormalised
+  Real* block_sum;                      // (rows, output_stride): the current block's part of output
+  Real* rescale;                        // (rows)
   Row* of;                              // token and head of each row
   KeyRange* range;
   DecodeBlock blocks[2];  // the current and the next
 };
-
-CPUATTN_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 CPUATTN_INLINE DecodeState take_decode_state(Arena& arena, const KernelShape& shape) {
   DecodeState s;
   s.rows = shape.row_block;
   s.query_stride = whole_vectors(shape.head_dim);
   s.output_stride = whole_vectors(shape.head_dim_v);
-  s.query = arena.take<float>(s.rows * s.query_stride);
-  s.output = arena.take<float>(s.rows * s.output_stride);
-  s.block_sum = arena.take<float>(s.rows * s.output_stride);
-  s.rescale = arena.take<float>(s.rows);
+  s.query = arena.take<Real>(s.rows * s.query_stride);
+  s.output = arena.take<Real>(s.rows * s.output_stride);
+  s.block_sum = arena.take<Real>(s.rows * s.output_stride);
+  s.rescale = arena.take<Real>(s.rows);
   s.of = arena.take<Row>(s.rows);
   s.range = arena.take<KeyRange>(s.rows);
   for (DecodeBlock& block : s.blocks) {
-    block.scores = arena.take<float>(s.rows * kDecodeKeys);
+    block.scores = arena.take<Real>(s.rows * kDecodeKeys);
     block.visible = arena.take<uint64_t>(s.rows);
     block.scratch = take_kv_scratch(arena, kDecodeKeys, shape.head_dim, shape.head_dim_v);
   }
@@ -71,31 +69,24 @@ int64_t decode_scratch_bytes(const KernelShape& shape) {
   return counter.used;
 }
 
-CPUATTN_INLINE Vec load_strided(const char* p, int64_t step, int64_t count) {
-  if (step == sizeof(float)) {
-    const float* from = reinterpret_cast<const float*>(p);
-    return count >= kLanes ? load(from) : load_first(from, static_cast<int>(count));
-  }
-  float t[kLanes] = {};
-  for (int64_t i = 0; i < count && i < kLanes; ++i) t[i] = float_at(p + i * step);
-  return load(t);
-}
+CPUATTN_INLINE Real* row_max(const WorkItem& item) { return static_cast<Real*>(item.row_max); }
+CPUATTN_INLINE Real* row_sum(const WorkItem& item) { return static_cast<Real*>(item.row_sum); }
 
-CPUATTN_INLINE void open_rows(const WorkItem& item, DecodeState& s) {
-  const Vec factor = broadcast(item.query_factor);
+CPUATTN_INLINE void open_queries(const WorkItem& item, DecodeState& s) {
+  const Vec factor = broadcast(static_cast<Real>(item.query_factor));
   divide_rows(item, item.row_begin, s.rows, s.of);
   for (int64_t r = 0; r < s.rows; ++r) {
     s.range[r] = key_range(item, s.of[r].token);
     const char* p = row_address(item.query, s.of[r]);
     for (int64_t c = 0; c < s.query_stride; c += kLanes) {
-      const Vec q =
-          load_strided(p + c * item.query.col_step, item.query.col_step, item.head_dim - c);
+      const Vec q = load_elements(p + c * item.query.col_step, item.query.dtype,
+                                  item.query.col_step, item.head_dim - c);
       store(s.query + r * s.query_stride + c, mul(q, factor));
     }
     for (int64_t c = 0; c < s.output_stride; c += kLanes) {
       store(s.output + r * s.output_stride + c, zero());
     }
-    start_row(item, s.of[r], item.row_max[r], item.row_sum[r]);
+    start_row(item, s.of[r], row_max(item)[r], row_sum(item)[r]);
   }
 }
 
@@ -115,12 +106,12 @@ CPUATTN_INLINE Sight look_rows(const WorkItem& item, const DecodeState& s, int64
 
 // scores[row][0 .. 3] of R rows and the four keys at `keys`, of which `count` exist (the last one
 // stands in for the others).
-template <int R>
-CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64_t count,
-                                    const float* query, int64_t query_stride, int64_t head_dim,
-                                    float* scores) {
-  const float* key[kQuad];
-  for (int k = 0; k < kQuad; ++k) key[k] = keys + smaller(k, count - 1) * key_stride;
+template <int R, class As>
+CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t count,
+                                    const Real* query, int64_t query_stride, int64_t head_dim,
+                                    Real* scores) {
+  const char* key[kQuad];
+  for (int k = 0; k < kQuad; ++k) key[k] = keys + smaller(k, count - 1) * key_step;
   Vec acc[R][kQuad];
   for (int r = 0; r < R; ++r) {
     for (int k = 0; k < kQuad; ++k) acc[r][k] = zero();
@@ -128,8 +119,8 @@ CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64
   const auto step = [&](int64_t c, auto load_key) CPUATTN_LAMBDA {
     Vec k_vec[kQuad];
     for (int k = 0; k < kQuad; ++k) {
-      k_vec[k] = load_key(key[k] + c);
-      prefetch(reinterpret_cast<const char*>(key[k] + c) + kPrefetchBytes);
+      k_vec[k] = load_key(key[k] + c * As::kSize);
+      prefetch(key[k] + c * As::kSize + kPrefetchBytes);
     }
     for (int r = 0; r < R; ++r) {
       const Vec q = load(query + r * query_stride + c);
@@ -138,11 +129,11 @@ CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64
   };
   int64_t c = 0;
   for (; c + kLanes <= head_dim; c += kLanes) {
-    step(c, [](const float* p) CPUATTN_LAMBDA { return load(p); });
+    step(c, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
   }
   if (c < head_dim) {
     const int rest = static_cast<int>(head_dim - c);
-    step(c, [=](const float* p) CPUATTN_LAMBDA { return load_first(p, rest); });
+    step(c, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
   }
   for (int r = 0; r < R; ++r) {
     store_sums4(scores + r * kDecodeKeys, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
@@ -150,9 +141,9 @@ CPUATTN_INLINE void score_four_keys(const float* keys, int64_t key_stride, int64
 }
 
 // sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; `first` overwrites.
-template <int R, int K>
-CPUATTN_INLINE void add_values(const float* values, int64_t value_stride, const float* weights,
-                               int64_t head_dim_v, float* sums, int64_t stride, bool first) {
+template <int R, int K, class As>
+CPUATTN_INLINE void add_values(const char* values, int64_t value_step, const Real* weights,
+                               int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
   Vec weight[R][K];
   for (int r = 0; r < R; ++r) {
     for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
@@ -161,33 +152,34 @@ CPUATTN_INLINE void add_values(const float* values, int64_t value_stride, const 
     Vec acc[R];
     for (int r = 0; r < R; ++r) acc[r] = first ? zero() : load(sums + r * stride + c);
     for (int k = 0; k < K; ++k) {
-      const float* p = values + k * value_stride + c;
+      const char* p = values + k * value_step + c * As::kSize;
       const Vec v = load_value(p);
-      prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes);
+      prefetch(p + kPrefetchBytes);
       for (int r = 0; r < R; ++r) acc[r] = fma(weight[r][k], v, acc[r]);
     }
     for (int r = 0; r < R; ++r) store(sums + r * stride + c, acc[r]);
   };
   int64_t c = 0;
   for (; c + kLanes <= head_dim_v; c += kLanes) {
-    step(c, [](const float* p) CPUATTN_LAMBDA { return load(p); });
+    step(c, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
   }
   if (c < head_dim_v) {
     const int rest = static_cast<int>(head_dim_v - c);
-    step(c, [=](const float* p) CPUATTN_LAMBDA { return load_first(p, rest); });
+    step(c, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
   }
 }
 
 // Scores of the keys [begin, end) of a block, four at a time.
+template <class As>
 CPUATTN_NOINLINE void score_keys(const WorkItem& item, const DecodeState& s,
                                  const DecodeBlock& block, int64_t begin, int64_t end) {
-  const KvBlock& kv = block.kv;
+  const Rows& rows = block.kv.key;
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
-    const float* query = s.query + r * s.query_stride;
+    const Real* query = s.query + r * s.query_stride;
     for (int64_t key = begin; key < end; key += kQuad) {
-      score_four_keys<decltype(size)::value>(kv.key + key * kv.key_stride, kv.key_stride,
-                                             kv.end - kv.begin - key, query, s.query_stride,
-                                             item.head_dim, block.scores + r * kDecodeKeys + key);
+      score_four_keys<decltype(size)::value, As>(
+          rows.data + key * rows.step, rows.step, block.kv.end - block.kv.begin - key, query,
+          s.query_stride, item.head_dim, block.scores + r * kDecodeKeys + key);
     }
   });
 }
@@ -195,16 +187,17 @@ CPUATTN_NOINLINE void score_keys(const WorkItem& item, const DecodeState& s,
 // Takes the values [begin, end) of a block into s.block_sum, four at a time. Fewer are left only at
 // the end of a row's keys: no key may stand in for them, its weight of 0 would turn an infinite
 // value into NaN.
+template <class As>
 CPUATTN_NOINLINE void take_values(const WorkItem& item, const DecodeState& s,
                                   const DecodeBlock& block, int64_t begin, int64_t end) {
-  const KvBlock& kv = block.kv;
+  const Rows& rows = block.kv.value;
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
     constexpr int R = decltype(size)::value;
-    float* sums = s.block_sum + r * s.output_stride;
+    Real* sums = s.block_sum + r * s.output_stride;
     for_groups<kQuad>(begin, end, [&](int64_t key, auto keys) CPUATTN_LAMBDA {
-      add_values<R, decltype(keys)::value>(kv.value + key * kv.value_stride, kv.value_stride,
-                                           block.scores + r * kDecodeKeys + key, item.head_dim_v,
-                                           sums, s.output_stride, key == 0);
+      add_values<R, decltype(keys)::value, As>(rows.data + key * rows.step, rows.step,
+                                               block.scores + r * kDecodeKeys + key,
+                                               item.head_dim_v, sums, s.output_stride, key == 0);
     });
   });
 }
@@ -216,8 +209,16 @@ CPUATTN_NOINLINE void stream_block(const WorkItem& item, const DecodeState& s,
   const int64_t current_keys = current != nullptr ? current->kv.end - current->kv.begin : 0;
   const int64_t next_keys = next != nullptr ? next->kv.end - next->kv.begin : 0;
   for (int64_t key = 0; key < current_keys || key < next_keys; key += kTurn) {
-    if (key < current_keys) take_values(item, s, *current, key, smaller(key + kTurn, current_keys));
-    if (key < next_keys) score_keys(item, s, *next, key, smaller(key + kTurn, next_keys));
+    if (key < current_keys) {
+      with_elements(current->kv.value.dtype, [&](auto as) CPUATTN_LAMBDA {
+        take_values<decltype(as)>(item, s, *current, key, smaller(key + kTurn, current_keys));
+      });
+    }
+    if (key < next_keys) {
+      with_elements(next->kv.key.dtype, [&](auto as) CPUATTN_LAMBDA {
+        score_keys<decltype(as)>(item, s, *next, key, smaller(key + kTurn, next_keys));
+      });
+    }
   }
 }
 
@@ -227,19 +228,21 @@ CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s,
   const Row row = s.of[r];
   const int64_t begin = block.kv.begin;
   const int64_t count = block.kv.end - begin;
-  float* scores = block.scores + r * kDecodeKeys;
+  Real* scores = block.scores + r * kDecodeKeys;
   for (int64_t key = 0; key < count; key += kLanes) {
     Vec score = load(scores + key);
-    if (item.softcap_factor != 0.0f) score = mul(tanh(score), broadcast(item.softcap_factor));
+    if (item.softcap_factor != 0) {
+      score = mul(tanh(score), broadcast(static_cast<Real>(item.softcap_factor)));
+    }
     if (item.bias.data != nullptr) {
       const char* p = row_address(item.bias, row) + (begin + key) * item.bias.col_step;
-      score = add_bias(score, load_strided(p, item.bias.col_step, count - key));
+      score = add_bias(score, load_elements(p, item.bias.dtype, item.bias.col_step, count - key));
     }
-    if (item.alibi_slopes != nullptr) {
-      const float diagonal = static_cast<float>(row.token + item.offset - (begin + key));
-      float distance[kLanes];
-      for (int i = 0; i < kLanes; ++i) distance[i] = diagonal - static_cast<float>(i);
-      score = fma(broadcast(alibi_slope(item, row) * -kLog2e), abs(load(distance)), score);
+    if (item.alibi_slopes.data != nullptr) {
+      const Real diagonal = static_cast<Real>(row.token + item.offset - (begin + key));
+      Real distance[kLanes];
+      for (int i = 0; i < kLanes; ++i) distance[i] = diagonal - static_cast<Real>(i);
+      score = fma(broadcast(of_head(item.alibi_slopes, row) * -kLog2e), abs(load(distance)), score);
     }
     if (block.partial) {
       const uint64_t bits = block.visible[r] >> key;
@@ -250,28 +253,28 @@ CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s,
 }
 
 // Keys past the block's end get -inf, so that the row can be treated in whole vectors.
-CPUATTN_INLINE void pad_row(float* scores, int64_t count) {
+CPUATTN_INLINE void pad_row(Real* scores, int64_t count) {
   for (int64_t key = count; key < whole_vectors(count); ++key) scores[key] = kNegInf;
 }
 
 // Online softmax of one row, lanes = keys. See softmax_columns for the conventions.
-CPUATTN_INLINE void softmax_row(float* scores, int64_t count, bool mark, float* row_max,
-                                float* row_sum, float* rescale) {
+CPUATTN_INLINE void softmax_row(Real* scores, int64_t count, bool mark, Real* row_max,
+                                Real* row_sum, Real* rescale) {
   Vec top = load(scores);
   for (int64_t key = kLanes; key < count; key += kLanes) top = max(load(scores + key), top);
-  const float old = *row_max;
-  const float block_max = reduce_max(top);
-  const float row_top = block_max > old ? block_max : old;
-  const float base = row_top == kNegInf ? 0.0f : row_top;
+  const Real old = *row_max;
+  const Real block_max = reduce_max(top);
+  const Real row_top = block_max > old ? block_max : old;
+  const Real base = row_top == kNegInf ? 0 : row_top;
   Vec sum = zero();
   for (int64_t key = 0; key < count; key += kLanes) {
     const Vec score = load(scores + key);
     Vec weight = exp2(sub(score, broadcast(base)));
-    if (mark) weight = select(equal(score, broadcast(kNegInf)), broadcast(-0.0f), weight);
+    if (mark) weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     sum = add(sum, weight);
     store(scores + key, weight);
   }
-  float shrink[kLanes];
+  Real shrink[kLanes];
   store(shrink, exp2(broadcast(old - base)));
   *row_max = row_top;
   *row_sum = *row_sum * shrink[0] + reduce_add(sum);
@@ -281,7 +284,7 @@ CPUATTN_INLINE void softmax_row(float* scores, int64_t count, bool mark, float* 
 CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, const DecodeBlock& block,
                                int64_t r) {
   const Dropout& d = item.dropout;
-  float* weights = block.scores + r * kDecodeKeys;
+  Real* weights = block.scores + r * kDecodeKeys;
   PhiloxState draws;
   int64_t drawn = -1;
   for (int64_t key = block.kv.begin; key < block.kv.end; ++key) {
@@ -296,7 +299,7 @@ CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, const
       }
       kept = draws.word[column % 4][0] >= d.threshold;
     }
-    weights[key - block.kv.begin] *= kept ? 1.0f : 0.0f;
+    weights[key - block.kv.begin] *= kept ? 1 : 0;
   }
 }
 
@@ -307,10 +310,11 @@ CPUATTN_NOINLINE void add_flagged_rows(const WorkItem& item, const DecodeState& 
     const int64_t key = block.kv.flagged[f];
     const char* value = item.value.data + (block.kv.begin + key) * item.value.row_step;
     for (int64_t r = 0; r < s.rows; ++r) {
-      const float weight = block.scores[r * kDecodeKeys + key];
-      if (__builtin_signbitf(weight)) continue;
+      const Real weight = block.scores[r * kDecodeKeys + key];
+      if (__builtin_signbit(weight)) continue;
       for (int64_t c = 0; c < item.head_dim_v; ++c) {
-        s.output[r * s.output_stride + c] += weight * float_at(value + c * item.value.col_step);
+        s.output[r * s.output_stride + c] +=
+            weight * load_element<Real>(value + c * item.value.col_step, item.value.dtype);
       }
     }
   }
@@ -322,10 +326,10 @@ CPUATTN_INLINE void weigh_block(const WorkItem& item, const DecodeState& s,
   const int64_t count = block.kv.end - block.kv.begin;
   const bool modified = block.partial || changes_scores(item);
   for (int64_t r = 0; r < s.rows; ++r) {
-    float* scores = block.scores + r * kDecodeKeys;
+    Real* scores = block.scores + r * kDecodeKeys;
     if (modified) modify_row(item, s, block, r);
     pad_row(scores, count);
-    softmax_row(scores, count, block.kv.flagged_count > 0, item.row_max + r, item.row_sum + r,
+    softmax_row(scores, count, block.kv.flagged_count > 0, row_max(item) + r, row_sum(item) + r,
                 s.rescale + r);
     if (item.dropout.active) drop_row(item, s, block, r);
   }
@@ -336,7 +340,7 @@ CPUATTN_INLINE void take_in_block(const WorkItem& item, const DecodeState& s,
   for (int64_t r = 0; r < s.rows; ++r) {
     const Vec rescale = broadcast(s.rescale[r]);
     for (int64_t c = 0; c < s.output_stride; c += kLanes) {
-      float* p = s.output + r * s.output_stride + c;
+      Real* p = s.output + r * s.output_stride + c;
       store(p, fma(load(p), rescale, load(s.block_sum + r * s.output_stride + c)));
     }
   }
@@ -348,20 +352,24 @@ CPUATTN_INLINE bool close_rows(const WorkItem& item, const DecodeState& s) {
   Vec finite = zero();
   for (int64_t r = 0; r < s.rows; ++r) {
     char* row = row_address(item.out, s.of[r]);
+    DType dtype = item.out.dtype;
     int64_t col_step = item.out.col_step;
-    float factor = item.row_sum[r] == 0.0f ? 0.0f : item.weight_factor / item.row_sum[r];
+    const Real sum = row_sum(item)[r];
+    Real factor = sum == 0 ? 0 : static_cast<Real>(item.weight_factor) / sum;
     if (item.partial) {
-      row = reinterpret_cast<char*>(item.partial_out + r * item.head_dim_v);
-      col_step = sizeof(float);
-      factor = 1.0f;
+      row = reinterpret_cast<char*>(static_cast<Real*>(item.partial_out) + r * item.head_dim_v);
+      dtype = kRealType;
+      col_step = sizeof(Real);
+      factor = 1;
     }
     for (int64_t c = 0; c < item.head_dim_v; c += kLanes) {
       const Vec v = mul(load(s.output + r * s.output_stride + c), broadcast(factor));
       finite = fma(v, zero(), finite);
-      store_row(row, c, col_step, static_cast<int>(smaller(kLanes, item.head_dim_v - c)), v);
+      store_elements(row + c * col_step, dtype, col_step,
+                     static_cast<int>(smaller(kLanes, item.head_dim_v - c)), v);
     }
   }
-  return reduce_add(finite) == 0.0f;
+  return reduce_add(finite) == 0;
 }
 
 // What the rows see together: `all` from the first to the last visible column.
@@ -389,14 +397,14 @@ CPUATTN_INLINE bool open_block(const WorkItem& item, const DecodeState& s, const
     const Sight sight = view.same ? Sight::kAll : look_rows(item, s, begin, end, block.visible);
     if (sight == Sight::kNone) continue;
     block.partial = sight == Sight::kSome;
-    block.kv = open_kv_block(item, begin, end, block.scratch, careful);
+    block.kv = open_kv_block(item, begin, end, InPlace::kEveryDtype, block.scratch, careful);
     return true;
   }
   return false;
 }
 
 CPUATTN_INLINE bool decode_pass(const WorkItem& item, DecodeState& s, bool careful) {
-  open_rows(item, s);
+  open_queries(item, s);
   const RowsView view = view_rows(item, s);
   DecodeBlock* current = &s.blocks[0];
   DecodeBlock* next = &s.blocks[1];

@@ -4,6 +4,7 @@
 
 #include "kernels/vmath.inl.h"
 // clang-format off: each file builds on the ones before it
+#include "kernels/elements.inl.h"
 #include "kernels/tile_gemm.inl.h"
 #include "kernels/score_mods.inl.h"
 #include "kernels/kv_block.inl.h"

@@ -31,12 +31,12 @@ constexpr int64_t kRangeStep = 16;  // ranges of a vector of rows are widened to
 // One tile of query rows and its running state, all with rows in the lanes.
 struct RowTile {
   int64_t first_row;
-  int rows, vecs;   // valid rows; vectors of lanes
-  int64_t width;    // vecs * kLanes: the stride of query_t, output_t and the score tile
-  float* query_t;   // (head_dim, width), scaled
-  float* output_t;  // (head_dim_v, width), unnormalised
-  float row_max[kTileRows];
-  float row_sum[kTileRows];
+  int rows, vecs;  // valid rows; vectors of lanes
+  int64_t width;   // vecs * kLanes: the stride of query_t, output_t and the score tile
+  Real* query_t;   // (head_dim, width), scaled
+  Real* output_t;  // (head_dim_v, width), unnormalised
+  Real row_max[kTileRows];
+  Real row_sum[kTileRows];
   Row of[kTileRows];  // token and head of each row
   KeyRange range[kTileRows];
   // By vector of rows: columns that some row sees (widened), columns that every row sees.
@@ -46,7 +46,7 @@ struct RowTile {
 
 struct PrefillScratch {
   RowTile* tiles;
-  float* scores;      // (kv_block, tile rows)
+  Real* scores;       // (kv_block, tile rows)
   uint64_t* visible;  // (kv_block + kWordKeys): a word of row bits per key
   KvScratch kv;
 };
@@ -56,14 +56,14 @@ CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelSha
   PrefillScratch s;
   s.tiles = arena.take<RowTile>(tiles);
   for (int64_t t = 0; t < tiles; ++t) {
-    float* query_t = arena.take<float>(shape.head_dim * kTileRows);
-    float* output_t = arena.take<float>(shape.head_dim_v * kTileRows);
+    Real* query_t = arena.take<Real>(shape.head_dim * kTileRows);
+    Real* output_t = arena.take<Real>(shape.head_dim_v * kTileRows);
     if (s.tiles != nullptr) {
       s.tiles[t].query_t = query_t;
       s.tiles[t].output_t = output_t;
     }
   }
-  s.scores = arena.take<float>(kPrefillKeys * kTileRows);
+  s.scores = arena.take<Real>(kPrefillKeys * kTileRows);
   s.visible = arena.take<uint64_t>(kPrefillKeys + kWordKeys);
   s.kv = take_kv_scratch(arena, keys_per_block(shape.head_dim, shape.head_dim_v), shape.head_dim,
                          shape.head_dim_v);
@@ -78,24 +78,25 @@ int64_t prefill_scratch_bytes(const KernelShape& shape) {
 
 // ---------------------------------------------------------------- opening a tile
 
-// Addresses of the valid rows of one vector; returns how many there are.
-CPUATTN_INLINE int row_addresses(const RowPlane& plane, const RowTile& tile, int vec,
-                                 char* (&rows)[kLanes]) {
-  const int valid = static_cast<int>(smaller(kLanes, tile.rows - vec * kLanes));
-  for (int i = 0; i < valid; ++i) rows[i] = row_address(plane, tile.of[vec * kLanes + i]);
-  return valid;
+// The rows of one vector of a tile in a caller's array.
+CPUATTN_INLINE LaneRows lane_rows(const RowPlane& plane, const RowTile& tile, int vec) {
+  LaneRows rows;
+  rows.valid = static_cast<int>(smaller(kLanes, tile.rows - vec * kLanes));
+  rows.dtype = plane.dtype;
+  rows.col_step = plane.col_step;
+  for (int i = 0; i < rows.valid; ++i) rows.row[i] = row_address(plane, tile.of[vec * kLanes + i]);
+  return rows;
 }
 
 CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
-  const Vec factor = broadcast(item.query_factor);
+  const Vec factor = broadcast(static_cast<Real>(item.query_factor));
   for (int vec = 0; vec < tile.vecs; ++vec) {
-    char* rows[kLanes];
-    const int valid = row_addresses(item.query, tile, vec, rows);
+    const LaneRows rows = lane_rows(item.query, tile, vec);
     for (int64_t column = 0; column < item.head_dim; column += kLanes) {
       const int64_t count = smaller(kLanes, item.head_dim - column);
       Vec block[kLanes];
-      load_transposed(rows, valid, column, count, item.query.col_step, block);
-      float* out = tile.query_t + column * tile.width + vec * kLanes;
+      load_transposed(rows, column, count, block);
+      Real* out = tile.query_t + column * tile.width + vec * kLanes;
       if (count == kLanes) {
         CPUATTN_UNROLL
         for (int i = 0; i < kLanes; ++i) store(out + i * tile.width, mul(block[i], factor));
@@ -160,7 +161,7 @@ CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile
   }
   for (int i = tile.rows; i < tile.width; ++i) {
     tile.row_max[i] = kNegInf;
-    tile.row_sum[i] = 0.0f;
+    tile.row_sum[i] = 0;
   }
 }
 
@@ -267,39 +268,39 @@ CPUATTN_INLINE void for_runs(const WorkItem& item, const RowTile& tile, const Kv
 // ---------------------------------------------------------------- one run
 
 CPUATTN_INLINE bool changes_scores(const WorkItem& item) {
-  return item.softcap_factor != 0.0f || item.bias.data != nullptr || item.alibi_slopes != nullptr;
+  return item.softcap_factor != 0 || item.bias.data != nullptr || item.alibi_slopes.data != nullptr;
 }
 
 CPUATTN_NOINLINE void apply_softcap(const WorkItem& item, const RowTile& tile, const Run& run,
-                                    float* scores) {
+                                    Real* scores) {
   for (int64_t key = 0; key < run.end - run.begin; ++key) {
     for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
-      float* p = scores + key * tile.width + vec * kLanes;
-      store(p, mul(tanh(load(p)), broadcast(item.softcap_factor)));
+      Real* p = scores + key * tile.width + vec * kLanes;
+      store(p, mul(tanh(load(p)), broadcast(static_cast<Real>(item.softcap_factor))));
     }
   }
 }
 
 CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, const Run& run,
-                                 float* scores) {
+                                 Real* scores) {
   const bool one_row = item.bias.token_step == 0 && item.bias.head_step == 0;
   for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
-    char* rows[kLanes];
-    const int valid = row_addresses(item.bias, tile, vec, rows);
+    const LaneRows rows = lane_rows(item.bias, tile, vec);
     for (int64_t key = run.begin; key < run.end; key += kLanes) {
       const int64_t count = smaller(kLanes, run.end - key);
       Vec block[kLanes];
       if (one_row) {  // the same bias for every row: a scalar per key
         for (int64_t i = 0; i < count; ++i) {
-          block[i] = broadcast(float_at(item.bias.data + (key + i) * item.bias.col_step));
+          const char* p = item.bias.data + (key + i) * item.bias.col_step;
+          block[i] = broadcast(load_element<Real>(p, item.bias.dtype));
         }
       } else {
-        load_transposed(rows, valid, key, count, item.bias.col_step, block);
-        for (int i = 0; i < valid; ++i) {
-          prefetch(rows[i] + (key + kPrefillKeys) * item.bias.col_step);
+        load_transposed(rows, key, count, block);
+        for (int i = 0; i < rows.valid; ++i) {
+          prefetch(rows.row[i] + (key + kPrefillKeys) * item.bias.col_step);
         }
       }
-      float* p = scores + (key - run.begin) * tile.width + vec * kLanes;
+      Real* p = scores + (key - run.begin) * tile.width + vec * kLanes;
       for (int64_t i = 0; i < count; ++i) {
         store(p + i * tile.width, add_bias(load(p + i * tile.width), block[i]));
       }
@@ -308,29 +309,29 @@ CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, cons
 }
 
 CPUATTN_NOINLINE void apply_alibi(const WorkItem& item, const RowTile& tile, const Run& run,
-                                  float* scores) {
+                                  Real* scores) {
   for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
-    float slopes[kLanes] = {};
-    float distances[kLanes] = {};  // from the first key of the run to the row's diagonal
+    Real slopes[kLanes] = {};
+    Real distances[kLanes] = {};  // from the first key of the run to the row's diagonal
     for (int i = 0; i < kLanes && vec * kLanes + i < tile.rows; ++i) {
       const Row row = tile.of[vec * kLanes + i];
-      slopes[i] = alibi_slope(item, row) * -kLog2e;
-      distances[i] = static_cast<float>(row.token + item.offset - run.begin);
+      slopes[i] = of_head(item.alibi_slopes, row) * -kLog2e;
+      distances[i] = static_cast<Real>(row.token + item.offset - run.begin);
     }
     const Vec slope = load(slopes);
     Vec distance = load(distances);
     for (int64_t key = 0; key < run.end - run.begin; ++key) {
-      float* p = scores + key * tile.width + vec * kLanes;
+      Real* p = scores + key * tile.width + vec * kLanes;
       store(p, fma(slope, abs(distance), load(p)));
-      distance = sub(distance, broadcast(1.0f));
+      distance = sub(distance, broadcast(1));
     }
   }
 }
 
-CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, float* scores) {
+CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, Real* scores) {
   for (int64_t key = 0; key < run.end - run.begin; ++key) {
     for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
-      float* p = scores + key * tile.width + vec * kLanes;
+      Real* p = scores + key * tile.width + vec * kLanes;
       const uint64_t bits = run.visible[key] >> (vec * kLanes);
       store(p, select(mask_from_bits(static_cast<uint32_t>(bits)), load(p), broadcast(kNegInf)));
     }
@@ -339,22 +340,24 @@ CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, floa
 
 // scores^T of one run, in log2 units, -inf where a row does not see a key.
 CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
-                              const Run& run, float* scores, bool fetch) {
-  const float* keys = block.key + (run.begin - block.begin) * block.key_stride;
-  const Ahead ahead{keys + keys_per_block(item.head_dim, item.head_dim_v) * block.key_stride,
-                    block.key_stride, fetch ? item.head_dim : 0};
+                              const Run& run, Real* scores, bool fetch) {
+  const int64_t stride = block.key.step / static_cast<int64_t>(sizeof(Real));
+  const Real* keys =
+      reinterpret_cast<const Real*>(block.key.data) + (run.begin - block.begin) * stride;
+  const Ahead ahead{keys + keys_per_block(item.head_dim, item.head_dim_v) * stride, stride,
+                    fetch ? item.head_dim : 0};
   const bool changed = changes_scores(item);
   const uint64_t* visible = changed ? nullptr : run.visible;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
-    score_columns<decltype(size)::value>(keys, block.key_stride, run.end - run.begin,
-                                         tile.query_t + lane, item.head_dim, tile.width, visible,
-                                         static_cast<int>(lane), scores + lane, ahead);
+    score_columns<decltype(size)::value>(keys, stride, run.end - run.begin, tile.query_t + lane,
+                                         item.head_dim, tile.width, visible, static_cast<int>(lane),
+                                         scores + lane, ahead);
   });
   if (!changed) return;
-  if (item.softcap_factor != 0.0f) apply_softcap(item, tile, run, scores);
+  if (item.softcap_factor != 0) apply_softcap(item, tile, run, scores);
   if (item.bias.data != nullptr) apply_bias(item, tile, run, scores);
-  if (item.alibi_slopes != nullptr) apply_alibi(item, tile, run, scores);
+  if (item.alibi_slopes.data != nullptr) apply_alibi(item, tile, run, scores);
   if (run.visible != nullptr) apply_visibility(tile, run, scores);
 }
 
@@ -362,8 +365,8 @@ CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const K
 // scores become weights 2^(score - max), `rescale` is what older sums and outputs shrink by.
 // kMark writes -0 for a key that the row does not see, to tell it from a weight that underflowed.
 template <int N, bool kMark>
-CPUATTN_NOINLINE void softmax_columns(float* scores, int64_t count, int64_t width, float* row_max,
-                                      float* row_sum, float* rescale) {
+CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width, Real* row_max,
+                                      Real* row_sum, Real* rescale) {
   Vec top[N], base[N], sum[N];
   for (int n = 0; n < N; ++n) top[n] = load(row_max + n * kLanes);
   for (int64_t key = 0; key < count; ++key) {
@@ -380,26 +383,26 @@ CPUATTN_NOINLINE void softmax_columns(float* scores, int64_t count, int64_t widt
     sum[n] = zero();
   }
   for (int64_t key = 0; key < count; ++key) {
-    float* p = scores + key * width;
+    Real* p = scores + key * width;
     for (int n = 0; n < N; ++n) {
       const Vec score = load(p + n * kLanes);
       Vec weight = exp2(sub(score, base[n]));
       if constexpr (kMark) {
-        weight = select(equal(score, broadcast(kNegInf)), broadcast(-0.0f), weight);
+        weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
       }
       sum[n] = add(sum[n], weight);
       store(p + n * kLanes, weight);
     }
   }
   for (int n = 0; n < N; ++n) {
-    float* p = row_sum + n * kLanes;
+    Real* p = row_sum + n * kLanes;
     store(p, fma(load(p), load(rescale + n * kLanes), sum[n]));
   }
 }
 
 // Zeroes dropped weights of the tile; the sign survives, so a marked -0 stays marked.
 CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, const Run& run,
-                                   float* weights) {
+                                   Real* weights) {
   const Dropout& d = item.dropout;
   const int64_t first = run.first_vec * kLanes;
   const int count = static_cast<int>(smaller(tile.rows, run.last_vec * kLanes) - first);
@@ -411,7 +414,7 @@ CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, co
                          : row_address(d.keep, tile.of[first + i]) + run.begin * d.keep.col_step;
       for (int64_t key = 0; key < keys; ++key) {
         const bool kept = keep != nullptr && keep[key * d.keep.col_step] != 0;
-        weights[key * tile.width + first + i] *= kept ? 1.0f : 0.0f;
+        weights[key * tile.width + first + i] *= kept ? 1 : 0;
       }
     }
     return;
@@ -424,24 +427,25 @@ CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, co
       drawn = column / 4;
       draw(item, tile.of + first, count, drawn, draws);
     }
-    float* p = weights + key * tile.width + first;
+    Real* p = weights + key * tile.width + first;
     const uint32_t* word = draws.word[column % 4];
-    for (int i = 0; i < count; ++i) p[i] *= word[i] >= d.threshold ? 1.0f : 0.0f;
+    for (int i = 0; i < count; ++i) p[i] *= word[i] >= d.threshold ? 1 : 0;
   }
 }
 
 // Adds the value rows that are not finite, for the rows that do see them, element by element.
 CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, const KvBlock& block,
-                                  const Run& run, const float* weights) {
+                                  const Run& run, const Real* weights) {
   for (int f = 0; f < block.flagged_count; ++f) {
     const int64_t key = block.begin + block.flagged[f];
     if (key < run.begin || key >= run.end) continue;
     const char* value = item.value.data + key * item.value.row_step;
     for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes; ++lane) {
-      const float weight = weights[(key - run.begin) * tile.width + lane];
-      if (__builtin_signbitf(weight)) continue;
+      const Real weight = weights[(key - run.begin) * tile.width + lane];
+      if (__builtin_signbit(weight)) continue;
       for (int64_t c = 0; c < item.head_dim_v; ++c) {
-        tile.output_t[c * tile.width + lane] += weight * float_at(value + c * item.value.col_step);
+        tile.output_t[c * tile.width + lane] +=
+            weight * load_element<Real>(value + c * item.value.col_step, item.value.dtype);
       }
     }
   }
@@ -449,33 +453,35 @@ CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, con
 
 // output^T takes in one run. Vectors that hold nothing yet are overwritten or cleared first.
 CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
-                               const Run& run, const float* weights, const float* rescale,
+                               const Run& run, const Real* weights, const Real* rescale,
                                bool fetch) {
   const uint32_t mine = ((1u << run.last_vec) - 1u) & ~((1u << run.first_vec) - 1u);
   const bool fresh = (tile.started & mine) == 0;
   for (int vec = run.first_vec; vec < run.last_vec && !fresh; ++vec) {
     if ((tile.started >> vec & 1u) != 0) continue;
-    float* p = tile.output_t + vec * kLanes;
+    Real* p = tile.output_t + vec * kLanes;
     for (int64_t c = 0; c < item.head_dim_v; ++c) store(p + c * tile.width, zero());
   }
   tile.started |= mine;
-  const float* values = block.value + (run.begin - block.begin) * block.value_stride;
-  const Ahead ahead{values + keys_per_block(item.head_dim, item.head_dim_v) * block.value_stride,
-                    block.value_stride, fetch ? item.head_dim_v : 0};
+  const int64_t stride = block.value.step / static_cast<int64_t>(sizeof(Real));
+  const Real* values =
+      reinterpret_cast<const Real*>(block.value.data) + (run.begin - block.begin) * stride;
+  const Ahead ahead{values + keys_per_block(item.head_dim, item.head_dim_v) * stride, stride,
+                    fetch ? item.head_dim_v : 0};
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     output_columns<decltype(size)::value>(
-        values, block.value_stride, run.end - run.begin, weights + lane, item.head_dim_v,
-        tile.width, fresh ? nullptr : rescale + lane, tile.output_t + lane, ahead);
+        values, stride, run.end - run.begin, weights + lane, item.head_dim_v, tile.width,
+        fresh ? nullptr : rescale + lane, tile.output_t + lane, ahead);
   });
 }
 
 // One step of the recurrence: the tile's state takes in one run of keys.
 CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
-                               const Run& run, float* scores) {
+                               const Run& run, Real* scores) {
   const bool fetch = block.in_place && tile.first_row == item.row_begin;
   score_run(item, tile, block, run, scores, fetch);
-  float rescale[kTileRows];
+  Real rescale[kTileRows];
   const int64_t count = run.end - run.begin;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     constexpr int N = decltype(size)::value;
@@ -492,84 +498,48 @@ CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBloc
 
 // ---------------------------------------------------------------- closing a tile
 
-CPUATTN_INLINE void store_row(char* row, int64_t column, int64_t col_step, int count, Vec v) {
-  if (col_step == sizeof(float)) {
-    float* p = reinterpret_cast<float*>(row) + column;
-    if (count == kLanes) {
-      store(p, v);
-    } else {
-      store_first(p, count, v);
-    }
-    return;
-  }
-  float t[kLanes];
-  store(t, v);
-  for (int i = 0; i < count; ++i) {
-    __builtin_memcpy(row + (column + i) * col_step, &t[i], sizeof(float));
-  }
-}
-
-// Stores `count` columns of one vector of rows; `finite` becomes NaN where a lane holds Inf or NaN.
-CPUATTN_INLINE void store_block(const Vec (&block)[kLanes], char* const* rows, int valid,
-                                int64_t column, int64_t col_step, int count, Vec& finite) {
-  if (valid == kLanes && count == kLanes && col_step == sizeof(float)) {
-    CPUATTN_UNROLL
-    for (int i = 0; i < kLanes; ++i) finite = fma(block[i], zero(), finite);
-    store_square(block, rows, column);
-    return;
-  }
-  float square[kLanes][kLanes];
-  char* square_rows[kLanes];
-  for (int i = 0; i < kLanes; ++i) square_rows[i] = reinterpret_cast<char*>(square[i]);
-  store_square(block, square_rows, 0);
-  for (int i = 0; i < valid; ++i) {
-    const Vec row = load(square[i]);
-    finite = fma(row, zero(), finite);
-    store_row(rows[i], column, col_step, count, row);
-  }
-}
-
 // Where the rows of one vector go, and by what they are multiplied: out, normalised, or the
 // partial output as it is.
 struct Destination {
-  char* rows[kLanes];
-  int valid;
-  int64_t col_step;
+  LaneRows rows;
   Vec factor;
 };
 CPUATTN_INLINE Destination destination(const WorkItem& item, const RowTile& tile, int vec) {
   Destination to;
-  to.valid = row_addresses(item.out, tile, vec, to.rows);
+  to.rows = lane_rows(item.out, tile, vec);
   if (item.partial) {
-    float* row =
-        item.partial_out + (tile.first_row - item.row_begin + vec * kLanes) * item.head_dim_v;
-    for (int i = 0; i < to.valid; ++i)
-      to.rows[i] = reinterpret_cast<char*>(row + i * item.head_dim_v);
-    to.col_step = sizeof(float);
-    to.factor = broadcast(1.0f);
+    const int64_t first = tile.first_row - item.row_begin + vec * kLanes;
+    Real* row = static_cast<Real*>(item.partial_out) + first * item.head_dim_v;
+    for (int i = 0; i < to.rows.valid; ++i) {
+      to.rows.row[i] = reinterpret_cast<char*>(row + i * item.head_dim_v);
+    }
+    to.rows.dtype = kRealType;
+    to.rows.col_step = sizeof(Real);
+    to.factor = broadcast(1);
   } else {
     const Vec sum = load(tile.row_sum + vec * kLanes);
-    to.col_step = item.out.col_step;
-    to.factor = select(equal(sum, zero()), zero(), div(broadcast(item.weight_factor), sum));
+    const Vec kept = broadcast(static_cast<Real>(item.weight_factor));
+    to.factor = select(equal(sum, zero()), zero(), div(kept, sum));
   }
   return to;
 }
 
 // Writes the tile's results and reports whether every element is finite.
 CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
+  const int64_t first = tile.first_row - item.row_begin;
   for (int i = 0; i < tile.rows; ++i) {
-    item.row_max[tile.first_row - item.row_begin + i] = tile.row_max[i];
-    item.row_sum[tile.first_row - item.row_begin + i] = tile.row_sum[i];
+    static_cast<Real*>(item.row_max)[first + i] = tile.row_max[i];
+    static_cast<Real*>(item.row_sum)[first + i] = tile.row_sum[i];
   }
   Vec finite = zero();
   for (int vec = 0; vec < tile.vecs; ++vec) {
     const Destination to = destination(item, tile, vec);
     const bool started = (tile.started >> vec & 1u) != 0;
     for (int64_t column = 0; column < item.head_dim_v; column += kLanes) {
-      const int count = static_cast<int>(smaller(kLanes, item.head_dim_v - column));
-      const float* p = tile.output_t + column * tile.width + vec * kLanes;
+      const int64_t count = item.head_dim_v - column;
+      const Real* p = tile.output_t + column * tile.width + vec * kLanes;
       Vec block[kLanes];
-      if (started && count == kLanes) {
+      if (started && count >= kLanes) {
         CPUATTN_UNROLL
         for (int i = 0; i < kLanes; ++i) block[i] = mul(load(p + i * tile.width), to.factor);
       } else {
@@ -577,35 +547,35 @@ CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
           block[i] = started && i < count ? mul(load(p + i * tile.width), to.factor) : zero();
         }
       }
-      store_block(block, to.rows, to.valid, column, to.col_step, count, finite);
+      store_transposed(block, to.rows, column, count, finite);
     }
   }
-  return reduce_add(finite) == 0.0f;
+  return reduce_add(finite) == 0;
 }
 
 // Writes the weights of one run: the scores again, against the final maximum and sum.
 CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, const Run& run,
-                                    float* scores) {
+                                    Real* scores) {
   const int64_t count = run.end - run.begin;
   for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
     const Vec sum = load(tile.row_sum + vec * kLanes);
     const Vec top = load(tile.row_max + vec * kLanes);
     const Vec base = select(equal(top, broadcast(kNegInf)), zero(), top);
     for (int64_t key = 0; key < count; ++key) {
-      float* p = scores + key * tile.width + vec * kLanes;
+      Real* p = scores + key * tile.width + vec * kLanes;
       store(p, div(exp2(sub(load(p), base)), sum));
     }
   }
   const bool dropped = item.weights_after_dropout && item.dropout.active;
   if (dropped) drop_weights(item, tile, run, scores);
-  const float factor = dropped ? item.weight_factor : 1.0f;
+  const Real factor = dropped ? static_cast<Real>(item.weight_factor) : 1;
   for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes && lane < tile.rows;
        ++lane) {
-    if (tile.row_sum[lane] == 0.0f) continue;
+    if (tile.row_sum[lane] == 0) continue;
     char* row = row_address(item.weights, tile.of[lane]);
     for (int64_t key = 0; key < count; ++key) {
-      const float weight = scores[key * tile.width + lane] * factor;
-      __builtin_memcpy(row + (run.begin + key) * item.weights.col_step, &weight, sizeof(float));
+      const Real weight = scores[key * tile.width + lane] * factor;
+      store_element(row + (run.begin + key) * item.weights.col_step, item.weights.dtype, weight);
     }
   }
 }
@@ -629,7 +599,7 @@ CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& sc
   begin -= (begin - item.kv_begin) % keys;  // blocks lie on a grid that no row moves
   for (; begin < end; begin += keys) {
     const KvBlock block =
-        open_kv_block(item, begin, smaller(begin + keys, end), scratch.kv, careful);
+        open_kv_block(item, begin, smaller(begin + keys, end), InPlace::kReal, scratch.kv, careful);
     for (int64_t t = 0; t < tiles; ++t) body(scratch.tiles[t], block);
   }
 }

@@ -14,9 +14,6 @@ constexpr int kWordKeys = 64;  // keys of one visibility word
 constexpr uint64_t kAllKeys = ~uint64_t{0};
 constexpr int64_t kMaskAhead = 128;  // bytes: the line that the next block of keys needs
 
-CPUATTN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-CPUATTN_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 struct KeyRange {
   int64_t begin, end;
 };
@@ -51,12 +48,6 @@ CPUATTN_INLINE void divide_rows(const WorkItem& item, int64_t first, int64_t cou
 
 CPUATTN_INLINE char* row_address(const RowPlane& plane, Row row) {
   return plane.data + row.token * plane.token_step + row.head * plane.head_step;
-}
-
-CPUATTN_INLINE float float_at(const char* p) {
-  float x;
-  __builtin_memcpy(&x, p, sizeof x);
-  return x;
 }
 
 CPUATTN_INLINE uint64_t low_bits(int64_t n) { return n >= 64 ? kAllKeys : (uint64_t{1} << n) - 1; }
@@ -126,37 +117,12 @@ CPUATTN_NOINLINE void transpose_bits(uint64_t (&a)[64]) {
   }
 }
 
-// out[i] = column + i of `valid` <= kLanes rows, lanes = rows; lanes past `valid` are 0. Columns
-// past `count` are not read. Whatever is not a whole square of adjacent columns goes through one.
-CPUATTN_INLINE void load_transposed(const char* const* rows, int valid, int64_t column,
-                                    int64_t count, int64_t col_step, Vec (&out)[kLanes]) {
-  if (col_step == sizeof(float) && count >= kLanes && valid == kLanes) {
-    load_square(rows, column, out);
-    return;
-  }
-  float square[kLanes][kLanes] = {};
-  const char* square_rows[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    square_rows[i] = reinterpret_cast<const char*>(square[i]);
-    if (i >= valid) continue;
-    if (col_step == sizeof(float)) {
-      const float* p = reinterpret_cast<const float*>(rows[i]) + column;
-      store(square[i], load_first(p, static_cast<int>(smaller(count, kLanes))));
-    } else {
-      for (int j = 0; j < count && j < kLanes; ++j) {
-        square[i][j] = float_at(rows[i] + (column + j) * col_step);
-      }
-    }
-  }
-  load_square(square_rows, 0, out);
-}
-
 // score + bias in log2 units. A bias of -inf removes the key even where the score is NaN; the
 // lowest float, which other libraries use for the same end, must not become -inf by the factor:
 // a row of it is a row of equal scores.
 CPUATTN_INLINE Vec add_bias(Vec score, Vec bias) {
   const Vec gone = broadcast(kNegInf);
-  const Vec scaled = max(broadcast(-__FLT_MAX__), mul(bias, broadcast(kLog2e)));  // keeps NaN
+  const Vec scaled = max(broadcast(kLowest), mul(bias, broadcast(kLog2e)));  // keeps NaN
   return select(equal(bias, gone), gone, add(scaled, score));
 }
 
@@ -195,18 +161,18 @@ CPUATTN_INLINE void draw(const WorkItem& item, const Row* rows, int count, int64
   philox(s, count, d.key[0], d.key[1]);
 }
 
-CPUATTN_INLINE float alibi_slope(const WorkItem& item, Row row) {
-  return float_at(item.alibi_slopes + row.head * item.alibi_step);
+CPUATTN_INLINE Real of_head(const HeadList& list, Row row) {
+  return load_element<Real>(list.data + row.head * list.step, list.dtype);
 }
 
 // The softmax of a row starts from its sink, which has a score and no value, or from nothing.
-CPUATTN_INLINE void start_row(const WorkItem& item, Row row, float& row_max, float& row_sum) {
+CPUATTN_INLINE void start_row(const WorkItem& item, Row row, Real& row_max, Real& row_sum) {
   row_max = kNegInf;
-  row_sum = 0.0f;
-  if (item.sinks == nullptr || !item.start_from_sinks) return;
-  const float sink = float_at(item.sinks + row.head * item.sink_step);
+  row_sum = 0;
+  if (item.sinks.data == nullptr || !item.start_from_sinks) return;
+  const Real sink = of_head(item.sinks, row);
   row_max = sink * kLog2e;
-  row_sum = sink == kNegInf ? 0.0f : 1.0f;
+  row_sum = sink == kNegInf ? 0 : 1;
 }
 
 }  // namespace

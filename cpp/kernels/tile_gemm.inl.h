@@ -19,19 +19,19 @@ namespace {
 
 // A strided operand: element (m, k) lies at data[m * row_step + k * step].
 struct ScalarOperand {
-  const float* data;
+  const Real* data;
   int64_t row_step;
   int64_t step;
 };
 
 template <int M, int N>
-CPUATTN_INLINE void accumulate(ScalarOperand a, const float* b, int64_t b_stride, int64_t depth,
+CPUATTN_INLINE void accumulate(ScalarOperand a, const Real* b, int64_t b_stride, int64_t depth,
                                Vec (&acc)[M][N]) {
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) acc[m][n] = zero();
   }
-  const float* __restrict a_k = a.data;
-  const float* __restrict b_k = b;
+  const Real* __restrict a_k = a.data;
+  const Real* __restrict b_k = b;
   for (int64_t k = 0; k < depth; ++k, a_k += a.step, b_k += b_stride) {
     Vec b_vec[N];
     for (int n = 0; n < N; ++n) b_vec[n] = load(b_k + n * kLanes);
@@ -75,7 +75,7 @@ CPUATTN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
 // Rows that are read later, fetched bit by bit while a product runs; columns == 0 fetches nothing.
 // The products read keys and values by scalars, too slowly for the hardware to run ahead of them.
 struct Ahead {
-  const float* rows;
+  const Real* rows;
   int64_t stride;
   int64_t columns;
 };
@@ -83,7 +83,7 @@ struct Ahead {
 CPUATTN_INLINE void fetch_rows(const Ahead& ahead, int64_t begin, int64_t end) {
   if (ahead.columns == 0) return;
   for (int64_t row = begin; row < end; ++row) {
-    const float* p = ahead.rows + row * ahead.stride;
+    const Real* p = ahead.rows + row * ahead.stride;
     for (int64_t c = 0; c < ahead.columns; c += 16) prefetch(p + c);
   }
 }
@@ -91,14 +91,14 @@ CPUATTN_INLINE void fetch_rows(const Ahead& ahead, int64_t begin, int64_t end) {
 // scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows. Where `visible`
 // is given, bit `lane` of visible[key] says whether the score stands or is -inf.
 template <int N>
-CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64_t count,
-                                    const float* query_t, int64_t head_dim, int64_t tile_rows,
-                                    const uint64_t* visible, int first_lane, float* scores,
+CPUATTN_NOINLINE void score_columns(const Real* keys, int64_t key_stride, int64_t count,
+                                    const Real* query_t, int64_t head_dim, int64_t tile_rows,
+                                    const uint64_t* visible, int first_lane, Real* scores,
                                     const Ahead& ahead) {
   for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
     constexpr int M = decltype(size)::value;
     Vec acc[M][N];
-    float* out = scores + key * tile_rows;
+    Real* out = scores + key * tile_rows;
     fetch_rows(ahead, key, key + M);
     for (int64_t d = 0; d == 0 || d < head_dim; d += kDepthBlock) {
       const int64_t depth = head_dim - d < kDepthBlock ? head_dim - d : kDepthBlock;
@@ -116,7 +116,7 @@ CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64
           const uint64_t bits = visible[key + m] >> first_lane;
           for (int n = 0; n < N; ++n) {
             const Mask keep = mask_from_bits(static_cast<uint32_t>(bits >> (n * kLanes)));
-            acc[m][n] = select(keep, acc[m][n], broadcast(-__builtin_inff()));
+            acc[m][n] = select(keep, acc[m][n], broadcast(kNegInf));
           }
         }
       }
@@ -131,9 +131,9 @@ CPUATTN_NOINLINE void score_columns(const float* keys, int64_t key_stride, int64
 // Each block is summed from zero and added once: two-level summation keeps long rows accurate.
 // rescale == nullptr overwrites: the first block of these rows.
 template <int N>
-CPUATTN_NOINLINE void output_columns(const float* values, int64_t value_stride, int64_t count,
-                                     const float* weights, int64_t head_dim_v, int64_t tile_rows,
-                                     const float* rescale, float* output, const Ahead& ahead) {
+CPUATTN_NOINLINE void output_columns(const Real* values, int64_t value_stride, int64_t count,
+                                     const Real* weights, int64_t head_dim_v, int64_t tile_rows,
+                                     const Real* rescale, Real* output, const Ahead& ahead) {
   Vec factor[N];
   for (int n = 0; n < N; ++n) {
     factor[n] = rescale != nullptr ? load(rescale + n * kLanes) : zero();
@@ -143,10 +143,10 @@ CPUATTN_NOINLINE void output_columns(const float* values, int64_t value_stride, 
     Vec acc[M][N];
     fetch_rows(ahead, column * count / head_dim_v, (column + M) * count / head_dim_v);
     accumulate<M, N>({values + column, 1, value_stride}, weights, tile_rows, count, acc);
-    float* out = output + column * tile_rows;
+    Real* out = output + column * tile_rows;
     for (int m = 0; m < M; ++m) {
       for (int n = 0; n < N; ++n) {
-        float* p = out + m * tile_rows + n * kLanes;
+        Real* p = out + m * tile_rows + n * kLanes;
         store(p, rescale != nullptr ? fma(load(p), factor[n], acc[m][n]) : acc[m][n]);
       }
     }

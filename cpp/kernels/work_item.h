@@ -26,17 +26,18 @@ struct KvPlane {
   const char* data;
   int64_t row_step;
   int64_t col_step;
+  DType dtype;
 };
 
 namespace {
 
-// Whether the kernels read a plane where it lies. Otherwise they copy it block by block: columns
-// that are not adjacent, rows that are not aligned, and rows a multiple of 4 KiB apart, which
-// would all compete for the same few lines of the cache.
-CPUATTN_INLINE bool reads_in_place(const KvPlane& plane) {
-  constexpr int64_t size = sizeof(float);
+// Whether a plane's strides suit the kernels. Otherwise they copy it block by block: columns that
+// are not adjacent, rows that are not aligned, and rows a multiple of 4 KiB apart, which would all
+// compete for the same few lines of the cache.
+CPUATTN_INLINE bool has_plain_rows(const KvPlane& plane) {
+  const int64_t size = item_size(plane.dtype);
   return plane.col_step == size && plane.row_step % size == 0 && plane.row_step % 4096 != 0 &&
-         reinterpret_cast<uintptr_t>(plane.data) % sizeof(float) == 0;
+         reinterpret_cast<uintptr_t>(plane.data) % static_cast<uintptr_t>(size) == 0;
 }
 
 }  // namespace
@@ -47,6 +48,7 @@ struct RowPlane {
   int64_t token_step;
   int64_t head_step;
   int64_t col_step;
+  DType dtype;
 };
 
 // A strided list of integers, 4 or 8 bytes each; step in bytes.
@@ -54,6 +56,13 @@ struct IntegerList {
   const char* data;
   int64_t step;
   int item_size;
+};
+
+// A number per head of the group; step in bytes. data == nullptr means "not given".
+struct HeadList {
+  const char* data;
+  int64_t step;
+  DType dtype;
 };
 
 struct Dropout {
@@ -84,24 +93,22 @@ struct WorkItem {
   int64_t offset;
   int64_t band_left, band_right;  // kOpen leaves a side unbounded
 
-  float query_factor;    // folded into the query: scale * log2(e), or scale / softcap
-  float softcap_factor;  // softcap * log2(e), or 0 without softcap
-  const char* alibi_slopes;
-  int64_t alibi_step;
-  const char* sinks;  // per head of the group, or nullptr
-  int64_t sink_step;
+  double query_factor;    // of the scores: scale * log2(e), or scale / softcap
+  double softcap_factor;  // softcap * log2(e), or 0 without softcap
+  HeadList alibi_slopes, sinks;
   Dropout dropout;
-  float weight_factor;  // 1 / (1 - dropout_p)
+  double weight_factor;  // 1 / (1 - dropout_p)
 
   bool weights_after_dropout;
   bool start_from_sinks;  // this chunk carries the sinks
   bool partial;           // write the unnormalised state instead of out
 
-  // Results by row of the item: maximum in log2 units, sum of exp2(score - maximum), and, for a
-  // partial item, the unnormalised output (rows, head_dim_v), contiguous.
-  float* row_max;
-  float* row_sum;
-  float* partial_out;
+  // Results by row of the item, in the numbers that the kernel computes with (float, or double for
+  // float64): maximum in log2 units, sum of exp2(score - maximum), and, for a partial item, the
+  // unnormalised output (rows, head_dim_v), contiguous.
+  void* row_max;
+  void* row_sum;
+  void* partial_out;
 
   char* scratch;
 };

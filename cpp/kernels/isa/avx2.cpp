@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// AVX2 and FMA kernels: eight lanes.
+// AVX2, FMA and F16C kernels: eight lanes.
 #define CPUATTN_ISA avx2
 
 #include "kernels/work_item.h"

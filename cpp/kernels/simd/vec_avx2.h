@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Vectors of eight floats for AVX2 with FMA. The contract is in vec_scalar.h.
+// Vectors of eight floats for AVX2 with FMA and F16C. The contract is in vec_scalar.h.
 //
 // Register budget of the product micro-kernel: 6 x 2 accumulators + 2 operands + 1 broadcast = 15
 // of 16. It does 12 FMA (6 cycles on two ports) for 8 loads (4 cycles).
@@ -10,9 +10,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/simd/bytes_avx2.h"
+
 namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
+
+using Real = float;
+constexpr DType kRealType = DType::kFloat32;
 
 constexpr int kLanes = 8;
 constexpr int kMicroRows = 6;
@@ -36,6 +41,36 @@ CPUATTN_INLINE Vec load_first(const float* p, int n) {
 CPUATTN_INLINE void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
   _mm256_maskstore_ps(p, first_lanes(n), v);
+}
+
+using Half = __m128i;
+CPUATTN_INLINE Half load_half(const char* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+CPUATTN_INLINE Half load_half_first(const char* p, int n) {
+  uint16_t t[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    t[i] = 0;
+    if (i < n) __builtin_memcpy(t + i, p + 2 * i, 2);
+  }
+  return load_half(reinterpret_cast<const char*>(t));
+}
+CPUATTN_INLINE void store_half(char* p, Half h) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), h);
+}
+CPUATTN_INLINE Vec widen_float16(Half h) { return _mm256_cvtph_ps(h); }
+CPUATTN_INLINE Half narrow_float16(Vec v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+CPUATTN_INLINE Vec widen_bfloat16(Half h) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+CPUATTN_INLINE Half narrow_bfloat16(Vec v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i top = _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, nan), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
 }
 
 CPUATTN_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
@@ -130,17 +165,6 @@ CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int6
       _mm_storeu_ps(at(i + 4), _mm256_extractf128_ps(part[i], 1));
     }
   }
-}
-CPUATTN_INLINE uint32_t zero_bits32(const uint8_t* p) {
-  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return static_cast<uint32_t>(
-      _mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_setzero_si256())));
-}
-CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
-  return ~(zero_bits32(p) | static_cast<uint64_t>(zero_bits32(p + 32)) << 32);
-}
-CPUATTN_INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
 }  // namespace

@@ -10,9 +10,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/simd/bytes_avx512.h"
+
 namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
+
+using Real = float;
+constexpr DType kRealType = DType::kFloat32;
 
 constexpr int kLanes = 16;
 constexpr int kMicroRows = 6;
@@ -34,6 +39,32 @@ CPUATTN_INLINE Vec load_first(const float* p, int n) {
 CPUATTN_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
   _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
+
+using Half = __m256i;
+CPUATTN_INLINE Half load_half(const char* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+CPUATTN_INLINE Half load_half_first(const char* p, int n) {
+  return _mm256_maskz_loadu_epi16(first_lanes(n), p);
+}
+CPUATTN_INLINE void store_half(char* p, Half h) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), h);
+}
+CPUATTN_INLINE Vec widen_float16(Half h) { return _mm512_cvtph_ps(h); }
+CPUATTN_INLINE Half narrow_float16(Vec v) {
+  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+CPUATTN_INLINE Vec widen_bfloat16(Half h) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+CPUATTN_INLINE Half narrow_bfloat16(Vec v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(up, nan, quiet), 16));
 }
 
 CPUATTN_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -121,13 +152,6 @@ CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int6
       _mm_storeu_ps(at(i + 12), _mm512_extractf32x4_ps(part[i], 3));
     }
   }
-}
-CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
-  const __m512i bytes = _mm512_loadu_si512(p);
-  return _mm512_test_epi8_mask(bytes, bytes);
-}
-CPUATTN_INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
 }  // namespace

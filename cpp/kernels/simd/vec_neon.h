@@ -10,9 +10,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/simd/bytes_neon.h"
+
 namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
+
+using Real = float;
+constexpr DType kRealType = DType::kFloat32;
 
 constexpr int kLanes = 4;
 constexpr int kMicroRows = 6;
@@ -42,6 +47,32 @@ CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
   float t[kLanes];
   vst1q_f32(t, v);
   for (int i = 0; i < n; ++i) reinterpret_cast<LooseFloat*>(p + i)->x = t[i];
+}
+
+using Half = uint16x4_t;
+CPUATTN_INLINE Half load_half(const char* p) {
+  Half h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return h;
+}
+CPUATTN_INLINE Half load_half_first(const char* p, int n) {
+  uint16_t t[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    t[i] = 0;
+    if (i < n) __builtin_memcpy(t + i, p + 2 * i, 2);
+  }
+  return vld1_u16(t);
+}
+CPUATTN_INLINE void store_half(char* p, Half h) { __builtin_memcpy(p, &h, sizeof h); }
+CPUATTN_INLINE Vec widen_float16(Half h) { return vcvt_f32_f16(vreinterpret_f16_u16(h)); }
+CPUATTN_INLINE Half narrow_float16(Vec v) { return vreinterpret_u16_f16(vcvt_f16_f32(v)); }
+CPUATTN_INLINE Vec widen_bfloat16(Half h) { return vreinterpretq_f32_u32(vshll_n_u16(h, 16)); }
+CPUATTN_INLINE Half narrow_bfloat16(Vec v) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(v);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t up = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+  return vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), up, quiet), 16);
 }
 
 CPUATTN_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
@@ -106,19 +137,6 @@ CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int6
     vst1q_f32(reinterpret_cast<float*>(rows[i]) + column, part[i]);
   }
 }
-CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
-  const uint8x16_t lane_bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  uint64_t bits = 0;
-  for (int i = 0; i < 4; ++i) {
-    const uint8x16_t bytes = vld1q_u8(p + 16 * i);
-    const uint8x16_t set = vandq_u8(vtstq_u8(bytes, bytes), lane_bit);
-    const uint64_t low = vaddv_u8(vget_low_u8(set));
-    const uint64_t high = vaddv_u8(vget_high_u8(set));
-    bits |= (low | high << 8) << (16 * i);
-  }
-  return bits;
-}
-CPUATTN_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 }  // namespace
 }  // namespace CPUATTN_ISA

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: MIT
-// Portable vectors of four floats, and the contract that every simd/vec_*.h fulfills.
+// Portable vectors of four numbers, and the contract that every simd/vec_*.h fulfills.
 //
-// A vector header defines, inside its ISA's namespace, two types and the operations below; the
-// kernels use nothing else. `Vec` holds kLanes floats, `Mask` one truth value a lane.
+// A vector header defines, inside its ISA's namespace, the types and the operations below; the
+// kernels use nothing else. `Vec` holds kLanes numbers of type Real (float, or double in the
+// headers of *_f64), `Mask` one truth value a lane.
 //
-//   kLanes                     floats in a Vec
+//   Real, kRealType            float or double, and its DType
+//   kLanes                     numbers in a Vec
 //   kMicroRows, kMicroVecs     the product micro-kernel holds kMicroRows x kMicroVecs accumulators
 //   kTileVecs                  vectors of query rows in a tile: kTileVecs * kLanes <= 64 rows
 //   kDotRows                   query rows that share a key load when lanes hold head_dim
 //   kDecodeRows                up to this many rows the decode kernel is the faster one
 //
 //   zero() broadcast(x) load(p) load_first(p, n) store(p, v) store_first(p, n, v)
-//       unaligned; the *_first forms touch only the first n <= kLanes floats, others read as 0
+//       unaligned; the *_first forms touch only the first n <= kLanes numbers, others read as 0
+//   Half load_half(p) load_half_first(p, n) store_half(p, h)      kLanes 16-bit floats, as bits
+//   widen_float16(h) widen_bfloat16(h) narrow_float16(v) narrow_bfloat16(v)
+//       to and from Vec; narrowing rounds to nearest, ties to even
 //   add sub mul fma(a, b, c) = a * b + c      one rounding where the machine has FMA
 //   max(a, b)                  returns b where either is NaN
 //   abs(a)  sign_or(a, b)      |a|;  a with the sign bit of b ORed in
@@ -37,6 +42,12 @@ namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
 
+#ifndef CPUATTN_REAL
+#define CPUATTN_REAL float
+#endif
+using Real = CPUATTN_REAL;
+constexpr DType kRealType = sizeof(Real) == 4 ? DType::kFloat32 : DType::kFloat64;
+
 constexpr int kLanes = 4;
 constexpr int kMicroRows = 4;
 constexpr int kMicroVecs = 2;
@@ -45,7 +56,7 @@ constexpr int kDotRows = 2;
 constexpr int kDecodeRows = 4;
 
 struct Vec {
-  float lane[kLanes];
+  Real lane[kLanes];
 };
 struct Mask {
   bool lane[kLanes];
@@ -59,39 +70,54 @@ CPUATTN_INLINE Vec lanes(F f) {
   return r;
 }
 
-CPUATTN_INLINE uint32_t to_bits(float x) {
-  uint32_t u;
-  __builtin_memcpy(&u, &x, 4);
+template <class T>
+struct BitsOf {
+  using Type = uint32_t;
+  static constexpr int kMantissa = 23;
+  static constexpr T kLowestExponent = -127;
+};
+template <>
+struct BitsOf<double> {
+  using Type = uint64_t;
+  static constexpr int kMantissa = 52;
+  static constexpr double kLowestExponent = -1023;
+};
+using Bits = BitsOf<Real>::Type;
+constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
+
+CPUATTN_INLINE Bits to_bits(Real x) {
+  Bits u;
+  __builtin_memcpy(&u, &x, sizeof u);
   return u;
 }
-CPUATTN_INLINE float from_bits(uint32_t u) {
-  float x;
-  __builtin_memcpy(&x, &u, 4);
+CPUATTN_INLINE Real from_bits(Bits u) {
+  Real x;
+  __builtin_memcpy(&x, &u, sizeof x);
   return x;
 }
 
-CPUATTN_INLINE Vec broadcast(float x) {
+CPUATTN_INLINE Vec broadcast(Real x) {
   return lanes([=](int) { return x; });
 }
-CPUATTN_INLINE Vec zero() { return broadcast(0.0f); }
-// A float at any address, since rows of a caller's arrays need not be aligned, that any type may
+CPUATTN_INLINE Vec zero() { return broadcast(0); }
+// A number at any address, since rows of a caller's arrays need not be aligned, that any type may
 // have written.
-struct __attribute__((packed, may_alias)) LooseFloat {
-  float x;
+struct __attribute__((packed, may_alias)) LooseReal {
+  Real x;
 };
-CPUATTN_INLINE float load_one(const float* p) { return reinterpret_cast<const LooseFloat*>(p)->x; }
-CPUATTN_INLINE void store_one(float* p, float x) { reinterpret_cast<LooseFloat*>(p)->x = x; }
+CPUATTN_INLINE Real load_one(const Real* p) { return reinterpret_cast<const LooseReal*>(p)->x; }
+CPUATTN_INLINE void store_one(Real* p, Real x) { reinterpret_cast<LooseReal*>(p)->x = x; }
 
-CPUATTN_INLINE Vec load(const float* p) {
+CPUATTN_INLINE Vec load(const Real* p) {
   return lanes([=](int i) { return load_one(p + i); });
 }
-CPUATTN_INLINE Vec load_first(const float* p, int n) {
-  return lanes([=](int i) { return i < n ? load_one(p + i) : 0.0f; });
+CPUATTN_INLINE Vec load_first(const Real* p, int n) {
+  return lanes([=](int i) { return i < n ? load_one(p + i) : 0; });
 }
-CPUATTN_INLINE void store(float* p, Vec v) {
+CPUATTN_INLINE void store(Real* p, Vec v) {
   for (int i = 0; i < kLanes; ++i) store_one(p + i, v.lane[i]);
 }
-CPUATTN_INLINE void store_first(float* p, int n, Vec v) {
+CPUATTN_INLINE void store_first(Real* p, int n, Vec v) {
   for (int i = 0; i < n; ++i) store_one(p + i, v.lane[i]);
 }
 
@@ -114,11 +140,10 @@ CPUATTN_INLINE Vec max(Vec a, Vec b) {
   return lanes([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
 CPUATTN_INLINE Vec abs(Vec a) {
-  return lanes([&](int i) { return from_bits(to_bits(a.lane[i]) & 0x7fffffffu); });
+  return lanes([&](int i) { return from_bits(to_bits(a.lane[i]) & ~kSign); });
 }
 CPUATTN_INLINE Vec sign_or(Vec a, Vec b) {
-  return lanes(
-      [&](int i) { return from_bits(to_bits(a.lane[i]) | (to_bits(b.lane[i]) & 0x80000000u)); });
+  return lanes([&](int i) { return from_bits(to_bits(a.lane[i]) | (to_bits(b.lane[i]) & kSign)); });
 }
 
 CPUATTN_INLINE Mask equal(Vec a, Vec b) {
@@ -143,23 +168,26 @@ CPUATTN_INLINE bool any(Mask m) { return m.lane[0] || m.lane[1] || m.lane[2] || 
 
 // Adding 1.5 * 2^23 + 127 rounds x to an integer that sits, biased like an exponent, in the low
 // mantissa bits; shifted into place it is 2^n. The clamp at -127 makes that exactly +0 for -inf.
-constexpr float kExponentMagic = 12583039.0f;
+// (For double: 2^52 and 1023.)
+constexpr int kMantissa = BitsOf<Real>::kMantissa;
+constexpr Real kLowestExponent = BitsOf<Real>::kLowestExponent;
+constexpr Real kExponentMagic = static_cast<Real>(Bits{3} << (kMantissa - 1)) - kLowestExponent;
 CPUATTN_INLINE Vec split_exp2(Vec x, Vec& n) {
-  const Vec clamped = max(broadcast(-127.0f), x);  // keeps NaN: max returns its second operand
+  const Vec clamped = max(broadcast(kLowestExponent), x);  // keeps NaN: max returns its second
   n = add(clamped, broadcast(kExponentMagic));
   return sub(clamped, sub(n, broadcast(kExponentMagic)));
 }
 CPUATTN_INLINE Vec scale_exp2(Vec p, Vec n) {
-  return lanes([&](int i) { return p.lane[i] * from_bits(to_bits(n.lane[i]) << 23); });
+  return lanes([&](int i) { return p.lane[i] * from_bits(to_bits(n.lane[i]) << kMantissa); });
 }
 
-CPUATTN_INLINE float reduce_add(Vec v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
-CPUATTN_INLINE float reduce_max(Vec v) {
-  float r = v.lane[0];
+CPUATTN_INLINE Real reduce_add(Vec v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
+CPUATTN_INLINE Real reduce_max(Vec v) {
+  Real r = v.lane[0];
   for (int i = 1; i < kLanes; ++i) r = v.lane[i] > r || r != r ? v.lane[i] : r;
   return r;
 }
-CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
+CPUATTN_INLINE void store_sums4(Real* p, Vec a, Vec b, Vec c, Vec d) {
   p[0] = reduce_add(a);
   p[1] = reduce_add(b);
   p[2] = reduce_add(c);
@@ -167,13 +195,13 @@ CPUATTN_INLINE void store_sums4(float* p, Vec a, Vec b, Vec c, Vec d) {
 }
 CPUATTN_INLINE void load_square(const char* const* rows, int64_t column, Vec (&v)[kLanes]) {
   for (int row = 0; row < kLanes; ++row) {
-    const float* p = reinterpret_cast<const float*>(rows[row]) + column;
+    const Real* p = reinterpret_cast<const Real*>(rows[row]) + column;
     for (int i = 0; i < kLanes; ++i) v[i].lane[row] = load_one(p + i);
   }
 }
 CPUATTN_INLINE void store_square(const Vec (&v)[kLanes], char* const* rows, int64_t column) {
   for (int row = 0; row < kLanes; ++row) {
-    float* p = reinterpret_cast<float*>(rows[row]) + column;
+    Real* p = reinterpret_cast<Real*>(rows[row]) + column;
     for (int i = 0; i < kLanes; ++i) store_one(p + i, v[i].lane[row]);
   }
 }
@@ -187,3 +215,5 @@ CPUATTN_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 }  // namespace
 }  // namespace CPUATTN_ISA
 }  // namespace cpuattn
+
+#include "kernels/simd/half_by_element.h"

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+// AVX-512 F, BW, DQ, VL kernels of float64: eight lanes.
+#define CPUATTN_ISA avx512_f64
+
+#include "kernels/work_item.h"
+// clang-format off: the table is built on the vectors
+#include "kernels/simd/vec_avx512_f64.h"
+#include "kernels/kernel_table.inl.h"
