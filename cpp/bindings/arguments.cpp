@@ -99,7 +99,10 @@ bool intern_names() {
 }
 
 CallArguments::~CallArguments() {
-  if (abandoned) return;
+  if (abandoned) {
+    for (Tensor& tensor : tensors_) tensor.abandon();
+    return;
+  }
   for (PyObject* array : owned_) Py_XDECREF(array);
 }
 
@@ -154,8 +157,8 @@ bool CallArguments::read_array(Parameter parameter, Array& array) {
   if (!speaks_dlpack(given)) {
     return type_error(parameter, "a NumPy array or a CPU tensor that speaks DLPack", given);
   }
-  needs_interop = true;
-  return true;
+  tensors_.emplace_front();
+  return tensors_.front().view(given, kParameterNames[parameter], dtype_names_, array);
 }
 
 bool CallArguments::read_small_array(Parameter parameter, Array& array, bool integers) {
@@ -299,10 +302,12 @@ bool CallArguments::read() {
     core.fully_masked = static_cast<FullyMasked>(value);
   }
   if (PyObject* given = object[kPrecision]) {
-    // float32 products are at least as accurate as every level asks for.
-    static constexpr Choice choices[] = {{"highest", 0}, {"high", 1}, {"medium", 2}};
+    static constexpr Choice choices[] = {{"highest", static_cast<int>(Precision::kHighest)},
+                                         {"high", static_cast<int>(Precision::kHigh)},
+                                         {"medium", static_cast<int>(Precision::kMedium)}};
     if (!read_choice(kPrecision, given, choices, "'highest', 'high' or 'medium'", value))
       return false;
+    core.precision = static_cast<Precision>(value);
   }
   if (object[kScale] != nullptr) {
     core.has_scale = true;

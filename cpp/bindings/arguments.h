@@ -8,6 +8,7 @@
 #include <forward_list>
 #include <string>
 
+#include "bindings/dlpack.h"
 #include "core/problem.h"
 
 namespace cpuattn {
@@ -54,8 +55,7 @@ struct CallArguments {
   Arguments core;
   bool return_lse = false;
   int num_threads = 0;
-  bool abandoned = false;      // the interpreter is gone: give nothing up
-  bool needs_interop = false;  // some array is not an ndarray but speaks DLPack
+  bool abandoned = false;  // the interpreter is gone: give nothing up
 
   CallArguments() = default;
   CallArguments(const CallArguments&) = delete;
@@ -78,6 +78,7 @@ struct CallArguments {
 
   std::forward_list<std::string> dtype_names_;  // of unusual dtypes, for error texts
   PyObject* owned_[kParameterCount] = {};       // arrays made from Python sequences
+  std::forward_list<Tensor> tensors_;           // arrays of other libraries
 };
 
 }  // namespace cpuattn

@@ -16,18 +16,19 @@ query row may see, in one pass over blocks of keys: no (q_len, kv_len) array is 
 
 Parameters
 ----------
-query : ndarray, shape (..., num_heads, q_len, head_dim), float32
-    Queries. Any strides, zero and negative included.
-key : ndarray, shape (..., num_kv_heads, kv_len, head_dim), float32
-    Keys. num_kv_heads divides num_heads; query head h reads kv head
-    h // (num_heads // num_kv_heads). Leading axes broadcast with those of query and value.
-value : ndarray, shape (..., num_kv_heads, kv_len, head_dim_v), float32
+query : ndarray, shape (..., num_heads, q_len, head_dim), float32|float16|bfloat16|float64
+    Queries. Any strides, zero and negative included. bfloat16 is the dtype of ml_dtypes.
+key : ndarray, shape (..., num_kv_heads, kv_len, head_dim), dtype of query
+    Keys. A float16 or bfloat16 key and value with a float32 query is allowed: a half-size cache.
+    num_kv_heads divides num_heads; query head h reads kv head h // (num_heads // num_kv_heads).
+    Leading axes broadcast with those of query and value.
+value : ndarray, shape (..., num_kv_heads, kv_len, head_dim_v), dtype of key
     Values; head_dim_v is free.
 layout : {'bhsd', 'bshd'}
     'bshd' puts the length axis before the heads axis in query, key, value and out.
 mask : ndarray, bool, optional
     True = attend. Broadcasts to (..., num_heads, q_len, kv_len).
-bias : ndarray, float32, optional
+bias : ndarray, float32|float16|bfloat16|float64, optional
     Added to the scaled and soft-capped scores; -inf removes a key. Broadcasts like mask.
 causal : bool, {'top_left', 'bottom_right'}, int or integer array
     Hide keys to the right of a diagonal: key j is visible to row i if j <= i + offset.
@@ -46,9 +47,9 @@ scale : float, optional
     Factor of the scores; 1 / sqrt(head_dim) by default.
 softcap : float, optional
     Scores become softcap * tanh(score / softcap), before bias and masks.
-alibi_slopes : ndarray, shape (num_heads,) or (..., num_heads), float32, optional
+alibi_slopes : ndarray, shape (num_heads,) or (..., num_heads), any dtype of bias, optional
     Subtracts slope * abs(i + offset - j) from the scores (ALiBi, Press et al. 2022).
-sinks : ndarray, shape (num_heads,), float32, optional
+sinks : ndarray, shape (num_heads,), any dtype of bias, optional
     One logit per head that joins the softmax's denominator and no value.
 q_lengths, kv_lengths : integer array that broadcasts to the batch shape, optional
     Valid rows and keys of each batch element. Rows past q_lengths are 0 with lse -inf.
@@ -66,12 +67,14 @@ dropout_broadcast : tuple of {'batch', 'heads', 'q_len', 'kv_len'}
 fully_masked : {'zero', 'mean', 'nan'}
     What a row with no visible key becomes: 0, the mean of all value rows, or NaN.
 precision : {'highest', 'high', 'medium'}
-    Least accuracy of the products; float32 products serve all three.
+    Least accuracy of the products: 'highest' is float32's (float64's for float64); 'high'
+    allows three bfloat16 products for one and 'medium' one, each only where a matrix unit
+    makes it faster. `explain` says what runs.
 return_lse : bool
     Also return the natural log-sum-exp of the scores, sinks included.
 return_weights : bool or {'before_dropout', 'after_dropout'}
     Also return the weights; True means 'before_dropout'. Costs a second pass.
-out : ndarray, float32, optional
+out : ndarray, dtype of query, optional
     Where to write the result; any strides, no memory shared with an input.
 num_threads : int, optional
     Threads of this call; otherwise `threads`, `set_num_threads`, CPUATTN_NUM_THREADS,
@@ -79,11 +82,11 @@ num_threads : int, optional
 
 Returns
 -------
-out : ndarray, shape (..., num_heads, q_len, head_dim_v), float32
+out : ndarray, shape (..., num_heads, q_len, head_dim_v), dtype of query
     In the layout of query.
-lse : ndarray, shape (..., num_heads, q_len), float32
+lse : ndarray, shape (..., num_heads, q_len), float32 (float64 for a float64 query)
     Only with return_lse; -inf for a row with no visible key.
-weights : ndarray, shape (..., num_heads, q_len, kv_len), float32
+weights : ndarray, shape (..., num_heads, q_len, kv_len), dtype of query
     Only with return_weights.
 
 Raises
@@ -99,7 +102,8 @@ MemoryError
 
 Notes
 -----
-CPU tensors of torch, JAX and other DLPack libraries are accepted and answered in kind.
+CPU tensors of torch, JAX and other DLPack libraries are read in place and answered in the
+query's kind, without a copy either way.
 A key that is masked reaches nothing, NaN and Inf in its key and value row included.
 Results are bitwise equal for any number of threads, and for a batch computed whole or one
 element at a time. Keys and values are never copied whole; blocks of them are copied into

@@ -6,11 +6,12 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
-#include <forward_list>
+#include <algorithm>
 #include <optional>
 #include <string>
 
 #include "bindings/arguments.h"
+#include "bindings/dlpack.h"
 #include "bindings/docs.h"
 #include "bindings/numpy_view.h"
 #include "core/attention.h"
@@ -53,96 +54,109 @@ PyObject* raise(const Error& error) {
   return nullptr;
 }
 
+// What a result lives in: NumPy's memory, a tensor's, or none, where a plan needs its shape alone.
+enum class Home { kNone, kNumpy, kTensor };
+
+struct Result {
+  PyObject* object = nullptr;
+  bool is_tensor = false;  // made by new_tensor()
+  int64_t shape[kMaxBatchDims + 3];
+  int64_t strides[kMaxBatchDims + 3];
+};
+
 // The three results, as references that are given up when something fails.
 struct Results {
-  PyObject* out = nullptr;
-  PyObject* lse = nullptr;
-  PyObject* weights = nullptr;
-  bool abandoned = false;                // the interpreter is gone: give nothing up
-  int64_t shapes[3][kMaxBatchDims + 3];  // of results that are only planned
+  Result out, lse, weights;
+  bool abandoned = false;  // the interpreter is gone: give nothing up
 
   Results() = default;
   Results(const Results&) = delete;
   Results& operator=(const Results&) = delete;
   ~Results() {
     if (abandoned) return;
-    Py_XDECREF(out);
-    Py_XDECREF(lse);
-    Py_XDECREF(weights);
+    Py_XDECREF(out.object);
+    Py_XDECREF(lse.object);
+    Py_XDECREF(weights.object);
   }
 
-  PyObject* release() {
-    PyObject* result = nullptr;
-    if (lse == nullptr && weights == nullptr) {
-      result = out;
-      out = nullptr;
-    } else if (weights == nullptr) {
-      result = PyTuple_Pack(2, out, lse);
-    } else if (lse == nullptr) {
-      result = PyTuple_Pack(2, out, weights);
-    } else {
-      result = PyTuple_Pack(3, out, lse, weights);
+  // Hands the tensors among the results to the library of `query`.
+  bool convert(PyObject* query) {
+    for (Result* result : {&out, &lse, &weights}) {
+      if (!result->is_tensor) continue;
+      PyObject* converted = in_kind(result->object, query);
+      if (converted == nullptr) return false;
+      Py_DECREF(result->object);
+      result->object = converted;
     }
-    return result;
+    return true;
+  }
+
+  // What `attention` returns.
+  PyObject* release() {
+    if (lse.object == nullptr && weights.object == nullptr) {
+      PyObject* result = out.object;
+      out.object = nullptr;
+      return result;
+    }
+    if (weights.object == nullptr) return PyTuple_Pack(2, out.object, lse.object);
+    if (lse.object == nullptr) return PyTuple_Pack(2, out.object, weights.object);
+    return PyTuple_Pack(3, out.object, lse.object, weights.object);
   }
 };
 
-// What a result is needed for: a plan needs its shape, a call its memory.
-enum class Purpose { kPlan, kCall };
+// The trailing axes of a result.
+struct Tail {
+  int dims;
+  int64_t sizes[3];
+};
 
-// The shape (batch..., tail...) goes to `shape`; for a call the array is made too.
-bool new_result(const AttentionProblem& p, Purpose purpose, const int64_t (&tail)[3], int tail_dims,
-                const char* name, int64_t (&shape)[kMaxBatchDims + 3], PyObject*& object,
+// Makes a C-contiguous result of shape (batch..., tail...) and of array.dtype, and describes it.
+bool new_result(const AttentionProblem& p, Home home, const Tail& tail, Result& result,
                 Array& array) {
-  for (int i = 0; i < p.batch_dims; ++i) shape[i] = p.batch_shape[i];
-  for (int i = 0; i < tail_dims; ++i) shape[p.batch_dims + i] = tail[i];
-  const int ndim = p.batch_dims + tail_dims;
-  if (purpose == Purpose::kPlan) {
-    static char nowhere;
-    array = {name, &nowhere, ndim, shape, shape, DType::kFloat32, "float32", true};
-    return true;
-  }
-  std::forward_list<std::string> names;
-  object = new_float_array(ndim, shape);
-  return object != nullptr && view_ndarray(object, name, names, array);
+  static char nowhere;
+  std::copy_n(p.batch_shape, p.batch_dims, result.shape);
+  std::copy_n(tail.sizes, tail.dims, result.shape + p.batch_dims);
+  array.data = &nowhere;
+  array.ndim = p.batch_dims + tail.dims;
+  array.shape = result.shape;
+  array.dtype_name = dtype_name(array.dtype);
+  array.writeable = true;
+  const int64_t bytes = set_c_strides(array, result.strides);
+  if (home == Home::kNone) return true;
+  result.is_tensor = home == Home::kTensor;
+  result.object = result.is_tensor ? new_tensor(array, bytes) : new_ndarray(array);
+  return result.object != nullptr;
 }
 
-bool make_results(CallArguments& call, Purpose purpose, const AttentionProblem& p,
-                  Results& results) {
+bool make_results(CallArguments& call, Home home, const AttentionProblem& p, Results& results) {
   Arguments& args = call.core;
+  const DType dtype = args.query.dtype;
   if (call.object[kOut] != nullptr) {
-    results.out = call.object[kOut];
-    Py_INCREF(results.out);
+    results.out.object = Py_NewRef(call.object[kOut]);
   } else {
     const bool bhsd = args.layout == Layout::kBhsd;
-    const int64_t tail[3] = {bhsd ? p.num_heads : p.q_len, bhsd ? p.q_len : p.num_heads,
-                             p.head_dim_v};
-    if (!new_result(p, purpose, tail, 3, "out", results.shapes[0], results.out, args.out)) {
-      return false;
-    }
+    const Tail tail{3, {bhsd ? p.num_heads : p.q_len, bhsd ? p.q_len : p.num_heads, p.head_dim_v}};
+    args.out.name = "out";
+    args.out.dtype = dtype;
+    if (!new_result(p, home, tail, results.out, args.out)) return false;
   }
-  if (call.return_lse && !new_result(p, purpose, {p.num_heads, p.q_len, 0}, 2, "lse",
-                                     results.shapes[1], results.lse, args.lse)) {
-    return false;
+  if (call.return_lse) {
+    args.lse.name = "lse";
+    args.lse.dtype = dtype == DType::kFloat64 ? dtype : DType::kFloat32;
+    if (!new_result(p, home, {2, {p.num_heads, p.q_len}}, results.lse, args.lse)) return false;
   }
-  return args.return_weights == ReturnWeights::kNo ||
-         new_result(p, purpose, {p.num_heads, p.q_len, p.kv_len}, 3, "weights", results.shapes[2],
-                    results.weights, args.weights);
+  if (args.return_weights == ReturnWeights::kNo) return true;
+  args.weights.name = "weights";
+  args.weights.dtype = dtype;
+  return new_result(p, home, {3, {p.num_heads, p.q_len, p.kv_len}}, results.weights, args.weights);
 }
 
 bool check_out_overlaps(const CallArguments& call) {
+  if (call.object[kOut] == nullptr) return true;
   const Arguments& args = call.core;
-  PyObject* out = call.object[kOut];
-  if (out == nullptr) return true;
-  const struct {
-    Parameter parameter;
-    const Array& array;
-  } inputs[] = {{kQuery, args.query}, {kKey, args.key},   {kValue, args.value},
-                {kMask, args.mask},   {kBias, args.bias}, {kDropoutMask, args.dropout_mask}};
-  for (const auto& input : inputs) {
-    if (input.array && !check_overlap(out, args.out, call.object[input.parameter], input.array)) {
-      return false;
-    }
+  for (const Array* input :
+       {&args.query, &args.key, &args.value, &args.mask, &args.bias, &args.dropout_mask}) {
+    if (*input && !check_overlap(args.out, *input)) return false;
   }
   return true;
 }
@@ -159,7 +173,7 @@ bool requested_threads(const CallArguments& call, int& threads) {
 }
 
 // Everything up to the computation itself.
-bool prepare(CallArguments& call, Purpose purpose, Results& results, AttentionProblem& problem,
+bool prepare(CallArguments& call, Home home, Results& results, AttentionProblem& problem,
              Plan& plan) {
   Error error;
   const Isa* isa = active_isa(error);
@@ -168,7 +182,7 @@ bool prepare(CallArguments& call, Purpose purpose, Results& results, AttentionPr
     raise(error);
     return false;
   }
-  if (!make_results(call, purpose, problem, results)) return false;
+  if (!make_results(call, home, problem, results)) return false;
   if (!build_problem(call.core, problem, error)) {
     raise(error);
     return false;
@@ -176,26 +190,6 @@ bool prepare(CallArguments& call, Purpose purpose, Results& results, AttentionPr
   if (!check_out_overlaps(call) || !requested_threads(call, threads)) return false;
   plan = make_plan(problem, *isa, threads);
   return true;
-}
-
-// Arrays of other libraries are viewed and answered by cpuattn._interop, which calls back here.
-PyObject* call_interop(const char* function, const CallArguments& call) {
-  PyObject* module = PyImport_ImportModule("cpuattn._interop");
-  PyObject* kwargs = PyDict_New();
-  PyObject* result = nullptr;
-  bool ok = module != nullptr && kwargs != nullptr;
-  for (int i = 0; i < kParameterCount && ok; ++i) {
-    if (call.object[i] == nullptr) continue;
-    ok = PyDict_SetItemString(kwargs, kParameterNames[i], call.object[i]) == 0;
-  }
-  PyObject* callee = ok ? PyObject_GetAttrString(module, function) : nullptr;
-  PyObject* empty = callee != nullptr ? PyTuple_New(0) : nullptr;
-  if (empty != nullptr) result = PyObject_Call(callee, empty, kwargs);
-  Py_XDECREF(empty);
-  Py_XDECREF(callee);
-  Py_XDECREF(kwargs);
-  Py_XDECREF(module);
-  return result;
 }
 
 // Computes without the GIL. Taking it back may never return when the interpreter shuts down under
@@ -213,16 +207,18 @@ bool run_released(const AttentionProblem& problem, const Plan& plan, Error& erro
 PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   CallArguments call;
   if (!call.sort("attention", args, positional, names) || !call.read()) return nullptr;
-  if (call.needs_interop) return call_interop("attention", call);
   Results results;
   AttentionProblem problem;
   Plan plan;
-  if (!prepare(call, Purpose::kCall, results, problem, plan)) return nullptr;
+  PyObject* query = call.object[kQuery];
+  const Home home = is_ndarray(query) ? Home::kNumpy : Home::kTensor;
+  if (!prepare(call, home, results, problem, plan)) return nullptr;
   Error error;
   const bool ok = plan.microseconds < kReleaseMicroseconds
                       ? run_attention(problem, plan, error)
                       : run_released(problem, plan, error, call, results);
-  return ok ? results.release() : raise(error);
+  if (!ok) return raise(error);
+  return results.convert(query) ? results.release() : nullptr;
 }
 
 void note_copy(const char* name, const View& view, const AttentionProblem& p, int64_t columns,
@@ -279,11 +275,10 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
 PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   CallArguments call;
   if (!call.sort("explain", args, positional, names) || !call.read()) return nullptr;
-  if (call.needs_interop) return call_interop("explain", call);
   Results results;
   AttentionProblem problem;
   Plan plan;
-  if (!prepare(call, Purpose::kPlan, results, problem, plan)) return nullptr;
+  if (!prepare(call, Home::kNone, results, problem, plan)) return nullptr;
   int threads = 0;
   if (!requested_threads(call, threads)) return nullptr;
   return explanation(problem, plan, threads).release().ptr();

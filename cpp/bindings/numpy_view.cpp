@@ -5,6 +5,8 @@
 #define NPY_TARGET_VERSION NPY_2_0_API_VERSION
 #include <numpy/arrayobject.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 
 namespace cpuattn {
@@ -23,31 +25,60 @@ PyObject* masked_array_type() {
   return type;
 }
 
-DType dtype_of(PyArrayObject* array, const char** name) {
-  if (PyArray_ISNOTSWAPPED(array)) {
-    switch (PyArray_TYPE(array)) {
-      case NPY_FLOAT32:
-        *name = "float32";
-        return DType::kFloat32;
-      case NPY_BOOL:
-        *name = "bool";
-        return DType::kBool;
-      case NPY_INT32:
-        *name = "int32";
-        return DType::kInt32;
-      case NPY_LONG:
-      case NPY_LONGLONG:
-        if (PyArray_ITEMSIZE(array) == 8) {
-          *name = "int64";
-          return DType::kInt64;
-        }
-        break;
-      default:
-        break;
-    }
+// The type number of bfloat16, which NumPy gives out when ml_dtypes is imported.
+std::atomic<int> bfloat16_number{NPY_NOTYPE};
+
+bool is_bfloat16(PyArrayObject* array) {
+  const int number = PyArray_TYPE(array);
+  if (number == bfloat16_number.load(std::memory_order_relaxed)) return true;
+  if (!PyTypeNum_ISUSERDEF(number) || PyArray_ITEMSIZE(array) != 2) return false;
+  PyObject* text = PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(array)));
+  const bool found = text != nullptr && PyUnicode_CompareWithASCIIString(text, "bfloat16") == 0;
+  Py_XDECREF(text);
+  PyErr_Clear();
+  if (found) bfloat16_number.store(number, std::memory_order_relaxed);
+  return found;
+}
+
+DType dtype_of(PyArrayObject* array) {
+  if (!PyArray_ISNOTSWAPPED(array)) return DType::kOther;
+  switch (PyArray_TYPE(array)) {
+    case NPY_FLOAT32:
+      return DType::kFloat32;
+    case NPY_FLOAT64:
+      return DType::kFloat64;
+    case NPY_FLOAT16:
+      return DType::kFloat16;
+    case NPY_BOOL:
+      return DType::kBool;
+    case NPY_INT32:
+      return DType::kInt32;
+    case NPY_LONG:
+    case NPY_LONGLONG:
+      return PyArray_ITEMSIZE(array) == 8 ? DType::kInt64 : DType::kOther;
+    default:
+      return is_bfloat16(array) ? DType::kBFloat16 : DType::kOther;
   }
-  *name = nullptr;
-  return DType::kOther;
+}
+
+// NumPy's type number of a float dtype.
+int number_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return NPY_FLOAT64;
+    case DType::kFloat16:
+      return NPY_FLOAT16;
+    case DType::kBFloat16:
+      return bfloat16_number.load(std::memory_order_relaxed);
+    default:
+      return NPY_FLOAT32;
+  }
+}
+
+// An array's memory as an ndarray that does not own it, of elements without meaning.
+PyObject* borrowed_ndarray(const Array& array) {
+  return PyArray_New(&PyArray_Type, array.ndim, array.shape, NPY_VOID, array.strides, array.data,
+                     static_cast<int>(item_size(array.dtype)), 0, nullptr);
 }
 
 struct Extent {
@@ -56,7 +87,7 @@ struct Extent {
 };
 
 // The bytes between the lowest and the highest element; empty for an empty array.
-Extent extent_of(const Array& array, int64_t item_size) {
+Extent extent_of(const Array& array) {
   const char* low = array.data;
   const char* high = array.data;
   for (int i = 0; i < array.ndim; ++i) {
@@ -64,7 +95,7 @@ Extent extent_of(const Array& array, int64_t item_size) {
     const int64_t reach = (array.shape[i] - 1) * array.strides[i];
     (reach < 0 ? low : high) += reach;
   }
-  return {low, high + item_size};
+  return {low, high + item_size(array.dtype)};
 }
 
 }  // namespace
@@ -76,7 +107,22 @@ bool import_numpy() {
 
 bool is_ndarray(PyObject* object) { return PyArray_Check(object); }
 
-bool speaks_dlpack(PyObject* object) { return PyObject_HasAttrString(object, "__dlpack__") == 1; }
+const char* dtype_name(DType dtype) {
+  static constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16",
+                                          "bool",    "int32",   "int64",   ""};
+  return names[static_cast<int>(dtype)];
+}
+
+bool name_unusual_dtype(PyObject* dtype, std::forward_list<std::string>& names, Array& array) {
+  PyObject* text = PyObject_Str(dtype);
+  PyObject* bytes = text != nullptr ? PyUnicode_AsUTF8String(text) : nullptr;
+  Py_XDECREF(text);
+  if (bytes == nullptr) return false;
+  names.emplace_front(PyBytes_AsString(bytes));
+  Py_DECREF(bytes);
+  array.dtype_name = names.front().c_str();
+  return true;
+}
 
 bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::string>& names,
                   Array& out) {
@@ -101,24 +147,36 @@ bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::str
   out.shape = scalar ? &no_axes : reinterpret_cast<const int64_t*>(PyArray_DIMS(array));
   out.strides = scalar ? &no_axes : reinterpret_cast<const int64_t*>(PyArray_STRIDES(array));
   out.writeable = PyArray_ISWRITEABLE(array);
-  out.dtype = dtype_of(array, &out.dtype_name);
-  if (out.dtype == DType::kOther) {
-    PyObject* string = PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(array)));
-    if (string == nullptr) return false;
-    PyObject* bytes = PyUnicode_AsUTF8String(string);
-    Py_DECREF(string);
-    if (bytes == nullptr) return false;
-    names.emplace_front(PyBytes_AsString(bytes));
-    Py_DECREF(bytes);
-    out.dtype_name = names.front().c_str();
-  }
-  return true;
+  out.dtype = dtype_of(array);
+  out.dtype_name = dtype_name(out.dtype);
+  return out.dtype != DType::kOther ||
+         name_unusual_dtype(reinterpret_cast<PyObject*>(PyArray_DESCR(array)), names, out);
 }
 
-PyObject* new_float_array(int ndim, const int64_t* shape) {
-  npy_intp dims[NPY_MAXDIMS];
-  for (int i = 0; i < ndim; ++i) dims[i] = static_cast<npy_intp>(shape[i]);
-  return PyArray_SimpleNew(ndim, dims, NPY_FLOAT32);
+int64_t set_c_strides(Array& array, int64_t* strides) {
+  array.strides = strides;
+  int64_t step = item_size(array.dtype);
+  bool overflow = false;
+  bool empty = false;
+  for (int i = array.ndim - 1; i >= 0; --i) {
+    strides[i] = step;
+    empty |= array.shape[i] == 0;
+    overflow |= __builtin_mul_overflow(step, std::max<int64_t>(array.shape[i], 1), &step);
+  }
+  return empty ? 0 : overflow ? -1 : step;
+}
+
+PyObject* new_ndarray(Array& array) {
+  PyObject* made = PyArray_SimpleNew(array.ndim, array.shape, number_of(array.dtype));
+  if (made != nullptr) array.data = PyArray_BYTES(reinterpret_cast<PyArrayObject*>(made));
+  return made;
+}
+
+PyObject* new_bytes(int64_t size, char*& data) {
+  const npy_intp length = size;
+  PyObject* made = PyArray_SimpleNew(1, &length, NPY_UINT8);
+  if (made != nullptr) data = PyArray_BYTES(reinterpret_cast<PyArrayObject*>(made));
+  return made;
 }
 
 PyObject* small_array(PyObject* object, const char* name, bool integers) {
@@ -130,7 +188,7 @@ PyObject* small_array(PyObject* object, const char* name, bool integers) {
                                        : PyTypeNum_ISFLOAT(type) || PyTypeNum_ISINTEGER(type));
   PyObject* cast = nullptr;
   if (fits) {
-    cast = PyArray_FROM_OTF(array, integers ? NPY_INT64 : NPY_FLOAT32,
+    cast = PyArray_FROM_OTF(array, integers ? NPY_INT64 : NPY_FLOAT64,
                             NPY_ARRAY_DEFAULT | NPY_ARRAY_FORCECAST);
   } else {
     PyErr_Format(PyExc_TypeError, "%s: must hold %s; got %R", name,
@@ -140,15 +198,20 @@ PyObject* small_array(PyObject* object, const char* name, bool integers) {
   return cast;
 }
 
-bool check_overlap(PyObject* out, const Array& out_array, PyObject* input, const Array& array) {
-  const int64_t item = array.dtype == DType::kBool ? 1 : array.dtype == DType::kInt64 ? 8 : 4;
-  const Extent a = extent_of(out_array, 4);
-  const Extent b = extent_of(array, item);
+bool check_overlap(const Array& out, const Array& input) {
+  const Extent a = extent_of(out);
+  const Extent b = extent_of(input);
   if (a.begin == nullptr || b.begin == nullptr || a.end <= b.begin || b.end <= a.begin) return true;
   // The extents meet; views interleaved in one buffer may still be disjoint, which NumPy can tell.
   PyObject* numpy = PyImport_ImportModule("numpy");
   if (numpy == nullptr) return false;
-  PyObject* shares = PyObject_CallMethod(numpy, "shares_memory", "OOi", out, input, 100000);
+  PyObject* arrays[2] = {borrowed_ndarray(out), borrowed_ndarray(input)};
+  PyObject* shares = nullptr;
+  if (arrays[0] != nullptr && arrays[1] != nullptr) {
+    shares = PyObject_CallMethod(numpy, "shares_memory", "OOi", arrays[0], arrays[1], 100000);
+  }
+  Py_XDECREF(arrays[0]);
+  Py_XDECREF(arrays[1]);
   Py_DECREF(numpy);
   bool overlap = true;
   if (shares == nullptr) {
@@ -159,7 +222,7 @@ bool check_overlap(PyObject* out, const Array& out_array, PyObject* input, const
   }
   if (!overlap) return true;
   PyErr_Format(PyExc_ValueError, "out: must not share memory with an input; got an overlap with %s",
-               array.name);
+               input.name);
   return false;
 }
 

@@ -7,16 +7,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+FloatArray = NDArray[Any]  # NumPy has no type for bfloat16
+
 __version__: str
 
 def attention(
-    query: NDArray[np.float32],
-    key: NDArray[np.float32],
-    value: NDArray[np.float32],
+    query: FloatArray,
+    key: FloatArray,
+    value: FloatArray,
     *,
     layout: Literal["bhsd", "bshd"] = "bhsd",
     mask: NDArray[np.bool_] | None = None,
-    bias: NDArray[np.float32] | None = None,
+    bias: FloatArray | None = None,
     causal: bool
     | Literal["top_left", "bottom_right"]
     | int
@@ -38,13 +40,13 @@ def attention(
     precision: Literal["highest", "high", "medium"] = "highest",
     return_lse: bool = False,
     return_weights: bool | Literal["before_dropout", "after_dropout"] = False,
-    out: NDArray[np.float32] | None = None,
+    out: FloatArray | None = None,
     num_threads: int | None = None,
 ) -> Any: ...
 def explain(
-    query: NDArray[np.float32],
-    key: NDArray[np.float32],
-    value: NDArray[np.float32],
+    query: FloatArray,
+    key: FloatArray,
+    value: FloatArray,
     **options: Any,
 ) -> dict[str, Any]: ...
 def isa_table() -> list[dict[str, Any]]: ...

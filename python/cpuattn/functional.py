@@ -11,7 +11,7 @@ from ._core import attention
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    FloatArray = NDArray[np.float32]
+    FloatArray = NDArray[Any]  # NumPy has no type for bfloat16
 
 
 def scaled_dot_product_attention(
@@ -29,13 +29,14 @@ def scaled_dot_product_attention(
 
     Parameters
     ----------
-    query : ndarray, shape (..., num_heads, q_len, head_dim), float32
-        At least 2 axes. Leading axes, the heads included, broadcast as in torch.
-    key : ndarray, shape (..., num_heads, kv_len, head_dim), float32
+    query : ndarray, shape (..., num_heads, q_len, head_dim)
+        float32, float16, bfloat16 or float64; at least 2 axes. Leading axes, the heads
+        included, broadcast as in torch.
+    key : ndarray, shape (..., num_heads, kv_len, head_dim), dtype of query
         With `enable_gqa` its number of heads may be a divisor of num_heads.
-    value : ndarray, shape (..., num_heads, kv_len, head_dim_v), float32
+    value : ndarray, shape (..., num_heads, kv_len, head_dim_v), dtype of key
         Same number of heads as `key`, or one that broadcasts.
-    attn_mask : ndarray, bool or float32, optional
+    attn_mask : ndarray, bool or any dtype of query, optional
         True = attend, or values added to the scores. Broadcasts to
         (..., num_heads, q_len, kv_len).
     dropout_p : float
@@ -50,7 +51,7 @@ def scaled_dot_product_attention(
 
     Returns
     -------
-    ndarray, shape (..., num_heads, q_len, head_dim_v), float32
+    ndarray, shape (..., num_heads, q_len, head_dim_v), dtype of query
         A row with no visible key is 0.
 
     Raises
@@ -64,8 +65,9 @@ def scaled_dot_product_attention(
     -----
     Differences from torch: a mask together with `is_causal` always works (AND); a
     masked key reaches nothing even if it holds NaN; NaN in live data is never lost;
-    lengths of key and value must agree; errors are ValueError where torch raises
-    RuntimeError.
+    lengths of key and value must agree; a float mask may have another dtype than the
+    query, and a float32 query a float16 or bfloat16 key and value; errors are
+    ValueError or TypeError where torch raises RuntimeError.
 
     References
     ----------
@@ -110,15 +112,14 @@ def dot_product_attention(
 
     Parameters
     ----------
-    query : ndarray, shape (batch, q_len, num_heads, head_dim), float32
-        Queries.
-    key : ndarray, shape (batch, kv_len, num_kv_heads, head_dim), float32
+    query : ndarray, shape (batch, q_len, num_heads, head_dim)
+        Queries; float32, float16, bfloat16 or float64.
+    key : ndarray, shape (batch, kv_len, num_kv_heads, head_dim), dtype of query
         Keys; num_kv_heads divides num_heads.
-    value : ndarray, shape (batch, kv_len, num_kv_heads, head_dim_v), float32
+    value : ndarray, shape (batch, kv_len, num_kv_heads, head_dim_v), dtype of key
         Values.
-    bias : ndarray, optional
-        Added to the scores; broadcasts to (batch, num_heads, q_len, kv_len). Copied if
-        its dtype is not float32.
+    bias : ndarray, any dtype of query, optional
+        Added to the scores; broadcasts to (batch, num_heads, q_len, kv_len).
     mask : ndarray, optional
         True or non-zero = attend; broadcasts like bias. Copied if it is not boolean.
     scale : float, optional
@@ -132,7 +133,7 @@ def dot_product_attention(
 
     Returns
     -------
-    ndarray, shape (batch, q_len, num_heads, head_dim_v), float32
+    ndarray, shape (batch, q_len, num_heads, head_dim_v), dtype of query
         A row with no visible key is the mean of all value rows, as in Keras.
 
     Raises
@@ -147,7 +148,9 @@ def dot_product_attention(
     Differences from Keras: grouped queries work for every number of key heads; bias
     and mask work together under every backend's name; a masked key reaches nothing
     even if its value row holds NaN; a row whose bias is -inf everywhere counts as a
-    row with no visible key; kv_len 0 gives 0; `attn_logits_soft_cap` works.
+    row with no visible key; kv_len 0 gives 0; `attn_logits_soft_cap` works; float64 is
+    computed in float64; query, key and value are not promoted to a common dtype, only
+    a float32 query may have a float16 or bfloat16 key and value.
 
     References
     ----------
@@ -169,8 +172,6 @@ def dot_product_attention(
         )
     if mask is not None and not _is_boolean(mask):
         mask = np.asarray(mask) != 0
-    if bias is not None and isinstance(bias, np.ndarray):
-        bias = bias.astype(np.float32, copy=False)
     return attention(  # type: ignore[no-any-return]
         query,
         key,
