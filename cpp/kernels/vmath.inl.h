@@ -9,8 +9,8 @@ namespace {
 constexpr bool kDouble = sizeof(Real) == sizeof(double);
 constexpr Real kLog2e = static_cast<Real>(1.44269504088896340736);
 constexpr Real kNegInf = -static_cast<Real>(__builtin_inf());
-constexpr Real kHidden =
-    static_cast<Real>(-0.0);  // a weight of 0 because the row does not see the key
+// A weight of 0 because the row does not see the key.
+constexpr Real kHidden = static_cast<Real>(-0.0);
 constexpr Real kLowest = kDouble ? static_cast<Real>(-__DBL_MAX__) : Real{-__FLT_MAX__};
 
 // c[0] x^(n-1) + ... + c[n-1].
