@@ -10,6 +10,16 @@
 #endif
 #define CPUATTN_X86 1
 #endif
+#include <cstring>
+
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__) && defined(__aarch64__)
+#include <sys/sysctl.h>
+#endif
 
 namespace cpuattn {
 
@@ -20,15 +30,15 @@ struct Registers {
   uint32_t eax, ebx, ecx, edx;
 };
 
-Registers cpuid(uint32_t leaf) {
+Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   Registers r{};
 #if defined(_MSC_VER) && !defined(__clang__)
   int out[4];
-  __cpuidex(out, static_cast<int>(leaf), 0);
+  __cpuidex(out, static_cast<int>(leaf), static_cast<int>(subleaf));
   r = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]),
        static_cast<uint32_t>(out[3])};
 #else
-  __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
 #endif
   return r;
 }
@@ -45,11 +55,32 @@ uint64_t saved_state(const Registers& leaf1) {
 #endif
 }
 
+bool made_by_amd(const Registers& leaf0) {
+  const uint32_t vendor[] = {leaf0.ebx, leaf0.edx, leaf0.ecx};
+  return std::memcmp(vendor, "AuthenticAMD", sizeof vendor) == 0 ||
+         std::memcmp(vendor, "HygonGenuine", sizeof vendor) == 0;
+}
+
+// Linux gives the 8 KiB of tiles to a process that asked for them, and from then on demands
+// alternate signal stacks that hold them (Documentation/arch/x86/xstate.rst).
+bool tiles_granted() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return true;
+#endif
+}
+
+constexpr uint64_t kTileXcr0 = 3u << 17;  // tile configuration and tile data
+
 }  // namespace
 
 uint32_t cpu_features() {
+  const Registers leaf0 = cpuid(0);
   const Registers leaf1 = cpuid(1);
-  const Registers leaf7 = cpuid(0).eax >= 7 ? cpuid(7) : Registers{};
+  const Registers leaf7 = leaf0.eax >= 7 ? cpuid(7) : Registers{};
+  const Registers leaf7_1 = leaf7.eax >= 1 ? cpuid(7, 1) : Registers{};
   const uint64_t state = saved_state(leaf1);
   uint32_t features = 0;
   const auto set = [&](bool present, CpuFeature bit) {
@@ -62,14 +93,39 @@ uint32_t cpu_features() {
   set((leaf7.ebx >> 17 & 1u) != 0, kFeatureAvx512dq);
   set((leaf7.ebx >> 30 & 1u) != 0, kFeatureAvx512bw);
   set((leaf7.ebx >> 31 & 1u) != 0, kFeatureAvx512vl);
+  set((leaf7_1.eax >> 5 & 1u) != 0, kFeatureAvx512Bf16);
+  set((leaf7.edx >> 24 & 1u) != 0, kFeatureAmxTile);
+  set((leaf7.edx >> 22 & 1u) != 0, kFeatureAmxBf16);
   set((state & 0x06) == 0x06, kFeatureYmmState);
   set((state & 0xe6) == 0xe6, kFeatureZmmState);
+  const bool tiles_saved = (state & kTileXcr0) == kTileXcr0 && (features & kFeatureAmxTile) != 0;
+  set(tiles_saved && tiles_granted(), kFeatureTileState);
+  set(made_by_amd(leaf0), kFeatureAmd);
   return features;
 }
 
 #elif defined(__aarch64__) || defined(_M_ARM64)
 
-uint32_t cpu_features() { return kFeatureNeon; }  // part of every arm64
+namespace {
+
+bool has_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long kHwcap2Bf16 = 1u << 14;  // newer than the headers of some distributions
+  return (getauxval(AT_HWCAP2) & kHwcap2Bf16) != 0;
+#elif defined(__APPLE__)
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &value, &size, nullptr, 0) == 0 && value != 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+uint32_t cpu_features() {
+  return kFeatureNeon | (has_bf16() ? kFeatureBf16 : 0u);  // NEON is part of every arm64
+}
 
 #else
 
