@@ -21,6 +21,10 @@
 #include <sys/sysctl.h>
 #endif
 
+#ifdef CPUATTN_EMULATE_AMX
+#include "tests/amx_emulator.h"
+#endif
+
 namespace cpuattn {
 
 #ifdef CPUATTN_X86
@@ -101,6 +105,15 @@ uint32_t cpu_features() {
   const bool tiles_saved = (state & kTileXcr0) == kTileXcr0 && (features & kFeatureAmxTile) != 0;
   set(tiles_saved && tiles_granted(), kFeatureTileState);
   set(made_by_amd(leaf0), kFeatureAmd);
+#ifdef CPUATTN_EMULATE_AMX
+  constexpr uint32_t kEmulatorNeeds =
+      kFeatureAvx512f | kFeatureAvx512bw | kFeatureAvx512dq | kFeatureAvx512vl | kFeatureZmmState;
+  // Where tiles are saved AMX does not trap, and is not emulated.
+  if (!tiles_saved && (features & kEmulatorNeeds) == kEmulatorNeeds) {
+    install_amx_emulator();
+    features |= kFeatureAmxTile | kFeatureAmxBf16 | kFeatureTileState;
+  }
+#endif
   return features;
 }
 
