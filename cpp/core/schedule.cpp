@@ -37,8 +37,22 @@ double estimate_microseconds(const AttentionProblem& p, const Plan& plan) {
   return std::max(flops / (plan.table->lanes * 4 * 3.0e3), bytes / 20.0e3);
 }
 
+// Whether products of bfloat16 are what the inputs and the precision ask for.
+bool multiplies_bfloat16(const AttentionProblem& p) {
+  const bool both = p.query.dtype == DType::kBFloat16 && p.key.dtype == DType::kBFloat16;
+  return both || p.precision == Precision::kMedium;
+}
+
 void choose_kernel(const AttentionProblem& p, Plan& plan) {
-  plan.table = p.query.dtype == DType::kFloat64 ? plan.isa->float64 : plan.isa->float32;
+  if (p.query.dtype == DType::kFloat64) {
+    plan.table = plan.isa->float64;
+  } else if (plan.isa->bfloat16 != nullptr && multiplies_bfloat16(p)) {
+    // A few rows do not pay for making bfloat16 out of a wider cache.
+    const bool few = p.rows() <= plan.isa->bfloat16->decode_rows && !p.weights;
+    plan.table = few && p.key.dtype != DType::kBFloat16 ? plan.isa->float32 : plan.isa->bfloat16;
+  } else {
+    plan.table = plan.isa->float32;
+  }
   const int64_t rows = p.rows();
   plan.is_decode = rows <= plan.table->decode_rows && !p.weights;
   plan.kernel = plan.is_decode ? &plan.table->decode : &plan.table->prefill;

@@ -27,15 +27,16 @@ constexpr int kQuad = 4;                    // keys that are treated together
 struct DecodeBlock {
   KvBlock kv;
   bool partial;       // some row does not see some key
-  Real* scores;       // (rows, kDecodeKeys)
+  Real* scores;       // (rows, kDecodeKeys), then weights
+  Unit* weights;      // (rows, kDecodeKeys) as units: the same memory where a unit is a number
   uint64_t* visible;  // (rows): a word of key bits per row
   KvScratch scratch;
 };
 
 struct DecodeState {
   int64_t rows;
-  int64_t query_stride, output_stride;  // head_dim, head_dim_v rounded up to whole vectors
-  Real* query;                          // (rows, query_stride), scaled, zero padded
+  int64_t query_stride, output_stride;  // units of head_dim, head_dim_v, in whole vectors
+  Unit* query;                          // (rows, query_stride), zero padded
   Real* output;                         // (rows, output_stride), unnormalised
   Real* block_sum;                      // (rows, output_stride): the current block's part of output
   Real* rescale;                        // (rows)
@@ -47,9 +48,9 @@ struct DecodeState {
 CPUATTN_INLINE DecodeState take_decode_state(Arena& arena, const KernelShape& shape) {
   DecodeState s;
   s.rows = shape.row_block;
-  s.query_stride = whole_vectors(shape.head_dim);
-  s.output_stride = whole_vectors(shape.head_dim_v);
-  s.query = arena.take<Real>(s.rows * s.query_stride);
+  s.query_stride = whole_vectors(units(shape.head_dim));
+  s.output_stride = whole_vectors(units(shape.head_dim_v)) * kDepth;
+  s.query = arena.take<Unit>(s.rows * s.query_stride);
   s.output = arena.take<Real>(s.rows * s.output_stride);
   s.block_sum = arena.take<Real>(s.rows * s.output_stride);
   s.rescale = arena.take<Real>(s.rows);
@@ -57,6 +58,8 @@ CPUATTN_INLINE DecodeState take_decode_state(Arena& arena, const KernelShape& sh
   s.range = arena.take<KeyRange>(s.rows);
   for (DecodeBlock& block : s.blocks) {
     block.scores = arena.take<Real>(s.rows * kDecodeKeys);
+    block.weights = kDepth == 1 ? reinterpret_cast<Unit*>(block.scores)
+                                : arena.take<Unit>(s.rows * units(kDecodeKeys));
     block.visible = arena.take<uint64_t>(s.rows);
     block.scratch = take_kv_scratch(arena, kDecodeKeys, shape.head_dim, shape.head_dim_v);
   }
@@ -73,15 +76,15 @@ CPUATTN_INLINE Real* row_max(const WorkItem& item) { return static_cast<Real*>(i
 CPUATTN_INLINE Real* row_sum(const WorkItem& item) { return static_cast<Real*>(item.row_sum); }
 
 CPUATTN_INLINE void open_queries(const WorkItem& item, DecodeState& s) {
-  const Vec factor = broadcast(static_cast<Real>(item.query_factor));
+  const Vec factor = broadcast(query_factor(item));
   divide_rows(item, item.row_begin, s.rows, s.of);
   for (int64_t r = 0; r < s.rows; ++r) {
     s.range[r] = key_range(item, s.of[r].token);
     const char* p = row_address(item.query, s.of[r]);
-    for (int64_t c = 0; c < s.query_stride; c += kLanes) {
+    for (int64_t c = 0; c < s.query_stride * kDepth; c += kLanes) {
       const Vec q = load_elements(p + c * item.query.col_step, item.query.dtype,
                                   item.query.col_step, item.head_dim - c);
-      store(s.query + r * s.query_stride + c, mul(q, factor));
+      store_row_units(s.query + r * s.query_stride + c / kDepth, mul(q, factor));
     }
     for (int64_t c = 0; c < s.output_stride; c += kLanes) {
       store(s.output + r * s.output_stride + c, zero());
@@ -105,10 +108,10 @@ CPUATTN_INLINE Sight look_rows(const WorkItem& item, const DecodeState& s, int64
 }
 
 // scores[row][0 .. 3] of R rows and the four keys at `keys`, of which `count` exist (the last one
-// stands in for the others).
+// stands in for the others), over head_dim units.
 template <int R, class As>
 CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t count,
-                                    const Real* query, int64_t query_stride, int64_t head_dim,
+                                    const Unit* query, int64_t query_stride, int64_t head_dim,
                                     Real* scores) {
   const char* key[kQuad];
   for (int k = 0; k < kQuad; ++k) key[k] = keys + smaller(k, count - 1) * key_step;
@@ -117,14 +120,14 @@ CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t 
     for (int k = 0; k < kQuad; ++k) acc[r][k] = zero();
   }
   const auto step = [&](int64_t c, auto load_key) CPUATTN_LAMBDA {
-    Vec k_vec[kQuad];
+    Operand k_vec[kQuad];
     for (int k = 0; k < kQuad; ++k) {
       k_vec[k] = load_key(key[k] + c * As::kSize);
       prefetch(key[k] + c * As::kSize + kPrefetchBytes);
     }
     for (int r = 0; r < R; ++r) {
-      const Vec q = load(query + r * query_stride + c);
-      for (int k = 0; k < kQuad; ++k) acc[r][k] = fma(q, k_vec[k], acc[r][k]);
+      const Operand q = load_units(query + r * query_stride + c);
+      for (int k = 0; k < kQuad; ++k) acc[r][k] = multiply_add(q, k_vec[k], acc[r][k]);
     }
   };
   int64_t c = 0;
@@ -142,8 +145,8 @@ CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t 
 
 // sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; `first` overwrites.
 template <int R, int K, class As>
-CPUATTN_INLINE void add_values(const char* values, int64_t value_step, const Real* weights,
-                               int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
+CPUATTN_INLINE void add_numbers(const char* values, int64_t value_step, const Real* weights,
+                                int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
   Vec weight[R][K];
   for (int r = 0; r < R; ++r) {
     for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
@@ -169,17 +172,78 @@ CPUATTN_INLINE void add_values(const char* values, int64_t value_step, const Rea
   }
 }
 
+// The same for units of several keys, which lie in different rows: they are brought side by side in
+// registers, and the sums stay in the order that this leaves (in_order undoes it).
+template <int R, int K>
+CPUATTN_INLINE void add_pairs(const char* values, int64_t value_step, const Unit* weights,
+                              int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
+  constexpr int kPairs = (K + 1) / 2;
+  Operand weight[R][kPairs];
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < kPairs; ++k) weight[r][k] = spread_unit(weights + r * units(kDecodeKeys) + k);
+  }
+  const auto step = [&](int64_t c, auto load_row) CPUATTN_LAMBDA {
+    Vec acc[R][2];
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < 2; ++i) {
+        acc[r][i] = first ? zero() : load(sums + r * stride + 2 * c + i * kLanes);
+      }
+    }
+    for (int k = 0; k < kPairs; ++k) {
+      const Unit* p = reinterpret_cast<const Unit*>(values + 2 * k * value_step) + c;
+      const Unit* q = reinterpret_cast<const Unit*>(values + (2 * k + 1) * value_step) + c;
+      prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes);
+      prefetch(reinterpret_cast<const char*>(q) + kPrefetchBytes);
+      Operand pairs[2];
+      interleave(load_row(p), 2 * k + 1 < K ? load_row(q) : no_units(), pairs);
+      for (int r = 0; r < R; ++r) {
+        for (int i = 0; i < 2; ++i) acc[r][i] = multiply_add(weight[r][k], pairs[i], acc[r][i]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < 2; ++i) store(sums + r * stride + 2 * c + i * kLanes, acc[r][i]);
+    }
+  };
+  int64_t c = 0;
+  for (; c + kLanes <= head_dim_v; c += kLanes) {
+    step(c, [](const Unit* p) CPUATTN_LAMBDA { return load_units(p); });
+  }
+  if (c < head_dim_v) {
+    const int rest = static_cast<int>(head_dim_v - c);
+    step(c, [=](const Unit* p) CPUATTN_LAMBDA { return load_units_first(p, rest); });
+  }
+}
+
+// Rows of a block: of numbers in any dtype, or of units.
+struct AsUnits {
+  static constexpr int64_t kSize = sizeof(Unit);
+  static CPUATTN_INLINE Operand whole(const char* p) {
+    return load_units(reinterpret_cast<const Unit*>(p));
+  }
+  static CPUATTN_INLINE Operand first(const char* p, int n) {
+    return load_units_first(reinterpret_cast<const Unit*>(p), n);
+  }
+};
+template <class Body>
+CPUATTN_INLINE void with_rows(const Rows& rows, Body body) {
+  if constexpr (kDepth == 1) {
+    with_elements(rows.dtype, body);
+  } else {
+    body(AsUnits{});
+  }
+}
+
 // Scores of the keys [begin, end) of a block, four at a time.
 template <class As>
 CPUATTN_NOINLINE void score_keys(const WorkItem& item, const DecodeState& s,
                                  const DecodeBlock& block, int64_t begin, int64_t end) {
   const Rows& rows = block.kv.key;
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
-    const Real* query = s.query + r * s.query_stride;
+    const Unit* query = s.query + r * s.query_stride;
     for (int64_t key = begin; key < end; key += kQuad) {
       score_four_keys<decltype(size)::value, As>(
           rows.data + key * rows.step, rows.step, block.kv.end - block.kv.begin - key, query,
-          s.query_stride, item.head_dim, block.scores + r * kDecodeKeys + key);
+          s.query_stride, units(item.head_dim), block.scores + r * kDecodeKeys + key);
     }
   });
 }
@@ -195,9 +259,15 @@ CPUATTN_NOINLINE void take_values(const WorkItem& item, const DecodeState& s,
     constexpr int R = decltype(size)::value;
     Real* sums = s.block_sum + r * s.output_stride;
     for_groups<kQuad>(begin, end, [&](int64_t key, auto keys) CPUATTN_LAMBDA {
-      add_values<R, decltype(keys)::value, As>(rows.data + key * rows.step, rows.step,
-                                               block.scores + r * kDecodeKeys + key,
-                                               item.head_dim_v, sums, s.output_stride, key == 0);
+      const Unit* weights = block.weights + (r * kDecodeKeys + key) / kDepth;
+      if constexpr (kDepth == 1) {
+        add_numbers<R, decltype(keys)::value, As>(rows.data + key * rows.step, rows.step, weights,
+                                                  item.head_dim_v, sums, s.output_stride, key == 0);
+      } else {
+        add_pairs<R, decltype(keys)::value>(rows.data + key * rows.step, rows.step, weights,
+                                            units(item.head_dim_v), sums, s.output_stride,
+                                            key == 0);
+      }
     });
   });
 }
@@ -210,12 +280,12 @@ CPUATTN_NOINLINE void stream_block(const WorkItem& item, const DecodeState& s,
   const int64_t next_keys = next != nullptr ? next->kv.end - next->kv.begin : 0;
   for (int64_t key = 0; key < current_keys || key < next_keys; key += kTurn) {
     if (key < current_keys) {
-      with_elements(current->kv.value.dtype, [&](auto as) CPUATTN_LAMBDA {
+      with_rows(current->kv.value, [&](auto as) CPUATTN_LAMBDA {
         take_values<decltype(as)>(item, s, *current, key, smaller(key + kTurn, current_keys));
       });
     }
     if (key < next_keys) {
-      with_elements(next->kv.key.dtype, [&](auto as) CPUATTN_LAMBDA {
+      with_rows(next->kv.key, [&](auto as) CPUATTN_LAMBDA {
         score_keys<decltype(as)>(item, s, *next, key, smaller(key + kTurn, next_keys));
       });
     }
@@ -231,6 +301,7 @@ CPUATTN_NOINLINE void modify_row(const WorkItem& item, const DecodeState& s,
   Real* scores = block.scores + r * kDecodeKeys;
   for (int64_t key = 0; key < count; key += kLanes) {
     Vec score = load(scores + key);
+    if (!kFoldsScale) score = mul(score, broadcast(score_factor(item)));
     if (item.softcap_factor != 0) {
       score = mul(tanh(score), broadcast(static_cast<Real>(item.softcap_factor)));
     }
@@ -258,18 +329,18 @@ CPUATTN_INLINE void pad_row(Real* scores, int64_t count) {
 }
 
 // Online softmax of one row, lanes = keys. See softmax_columns for the conventions.
-CPUATTN_INLINE void softmax_row(Real* scores, int64_t count, bool mark, Real* row_max,
+CPUATTN_INLINE void softmax_row(Real* scores, int64_t count, Real factor, bool mark, Real* row_max,
                                 Real* row_sum, Real* rescale) {
   Vec top = load(scores);
   for (int64_t key = kLanes; key < count; key += kLanes) top = max(load(scores + key), top);
   const Real old = *row_max;
-  const Real block_max = reduce_max(top);
+  const Real block_max = reduce_max(top) * factor;
   const Real row_top = block_max > old ? block_max : old;
   const Real base = row_top == kNegInf ? 0 : row_top;
   Vec sum = zero();
   for (int64_t key = 0; key < count; key += kLanes) {
     const Vec score = load(scores + key);
-    Vec weight = exp2(sub(score, broadcast(base)));
+    Vec weight = exp2(fma(score, broadcast(factor), broadcast(-base)));
     if (mark) weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     sum = add(sum, weight);
     store(scores + key, weight);
@@ -329,9 +400,16 @@ CPUATTN_INLINE void weigh_block(const WorkItem& item, const DecodeState& s,
     Real* scores = block.scores + r * kDecodeKeys;
     if (modified) modify_row(item, s, block, r);
     pad_row(scores, count);
-    softmax_row(scores, count, block.kv.flagged_count > 0, row_max(item) + r, row_sum(item) + r,
+    softmax_row(scores, count, modified ? 1 : score_factor(item), block.kv.flagged_count > 0, row_max(item) + r, row_sum(item) + r,
                 s.rescale + r);
     if (item.dropout.active) drop_row(item, s, block, r);
+    if constexpr (kDepth > 1) {
+      Unit* weights = block.weights + r * units(kDecodeKeys);
+      if (count % kDepth != 0) scores[count] = 0;
+      for (int64_t key = 0; key < count; key += kLanes) {
+        store_row_units(weights + key / kDepth, load(scores + key));
+      }
+    }
   }
 }
 
@@ -339,9 +417,16 @@ CPUATTN_INLINE void take_in_block(const WorkItem& item, const DecodeState& s,
                                   const DecodeBlock& block) {
   for (int64_t r = 0; r < s.rows; ++r) {
     const Vec rescale = broadcast(s.rescale[r]);
-    for (int64_t c = 0; c < s.output_stride; c += kLanes) {
+    for (int64_t c = 0; c < s.output_stride; c += kLanes * kDepth) {
       Real* p = s.output + r * s.output_stride + c;
-      store(p, fma(load(p), rescale, load(s.block_sum + r * s.output_stride + c)));
+      Vec sum[kDepth];
+      for (int i = 0; i < kDepth; ++i) {
+        sum[i] = load(s.block_sum + r * s.output_stride + c + i * kLanes);
+      }
+      in_order(sum);
+      for (int i = 0; i < kDepth; ++i) {
+        store(p + i * kLanes, fma(load(p + i * kLanes), rescale, sum[i]));
+      }
     }
   }
   if (block.kv.flagged_count > 0) add_flagged_rows(item, s, block);
@@ -397,7 +482,7 @@ CPUATTN_INLINE bool open_block(const WorkItem& item, const DecodeState& s, const
     const Sight sight = view.same ? Sight::kAll : look_rows(item, s, begin, end, block.visible);
     if (sight == Sight::kNone) continue;
     block.partial = sight == Sight::kSome;
-    block.kv = open_kv_block(item, begin, end, InPlace::kEveryDtype, block.scratch, careful);
+    block.kv = open_kv_rows(item, begin, end, block.scratch, careful);
     return true;
   }
   return false;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The one thing an ISA exports. Include after a simd/vec_*.h.
+// The one thing an ISA exports. Include after a simd/vec_*.h and the units that the
+// products multiply.
 #pragma once
 
 #include "kernels/vmath.inl.h"

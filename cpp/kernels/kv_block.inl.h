@@ -26,69 +26,129 @@ struct KvBlock {
 };
 
 struct KvScratch {
-  Real* key;     // (kv_block, head_dim)
-  Real* value;   // (kv_block, head_dim_v)
+  Unit* key;     // (kv_block, units of head_dim)
+  Unit* value;   // (units of kv_block, head_dim_v), or (kv_block, units of head_dim_v)
   int* flagged;  // (kv_block)
 };
 
-// Which elements a kernel reads where they lie.
-enum class InPlace { kReal, kEveryDtype };
+CPUATTN_INLINE int64_t units(int64_t elements) { return (elements + kDepth - 1) / kDepth; }
 
+CPUATTN_INLINE Rows rows_at(const Unit* data, int64_t stride) {
+  return {reinterpret_cast<const char*>(data), stride * static_cast<int64_t>(sizeof(Unit)),
+          kUnitType};
+}
+
+// Whether the rows of a plane are rows of units where they lie.
+CPUATTN_INLINE bool holds_units(const KvPlane& plane, int64_t columns) {
+  return plane.dtype == kUnitType && has_plain_rows(plane) && columns % kDepth == 0 &&
+         plane.row_step % static_cast<int64_t>(sizeof(Unit)) == 0;
+}
+
+// Copies rows as rows of units. Whole vectors are written: a row's end spills into the next row,
+// which is written later, and the last into the slack of the scratch.
 CPUATTN_NOINLINE void copy_rows(const KvPlane& plane, int64_t begin, int64_t end, int64_t columns,
-                                Real* out) {
-  for (int64_t row = begin; row < end; ++row, out += columns) {
+                                Unit* out) {
+  for (int64_t row = begin; row < end; ++row, out += units(columns)) {
     const char* p = plane.data + row * plane.row_step;
     for (int64_t c = 0; c < columns; c += kLanes) {
-      const Vec v = load_elements(p + c * plane.col_step, plane.dtype, plane.col_step, columns - c);
-      if (columns - c >= kLanes) {
-        store(out + c, v);
-      } else {
-        store_first(out + c, static_cast<int>(columns - c), v);
-      }
+      store_row_units(out + c / kDepth, load_elements(p + c * plane.col_step, plane.dtype,
+                                                      plane.col_step, columns - c));
     }
   }
 }
 
-CPUATTN_INLINE Rows open_rows(const KvPlane& plane, int64_t begin, int64_t end, int64_t columns,
-                              InPlace in_place, Real* scratch) {
-  if (has_plain_rows(plane) && (plane.dtype == kRealType || in_place == InPlace::kEveryDtype)) {
-    return {plane.data + begin * plane.row_step, plane.row_step, plane.dtype};
+// Copies values for the product over keys: the kDepth keys of a unit side by side, 0 for missing
+// ones. Spills like copy_rows.
+CPUATTN_NOINLINE void gather_values(const KvPlane& plane, int64_t begin, int64_t end,
+                                    int64_t columns, Unit* out) {
+  for (int64_t key = begin; key < end; key += kDepth, out += columns) {
+    const char* p = plane.data + key * plane.row_step;
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      Vec keys[kDepth];
+      for (int i = 0; i < kDepth; ++i) {
+        keys[i] = key + i < end ? load_elements(p + i * plane.row_step + c * plane.col_step,
+                                                plane.dtype, plane.col_step, columns - c)
+                                : zero();
+      }
+      store_units(out + c, keys);
+    }
   }
-  copy_rows(plane, begin, end, columns, scratch);
-  return {reinterpret_cast<const char*>(scratch), columns * static_cast<int64_t>(sizeof(Real)),
-          kRealType};
 }
 
-CPUATTN_INLINE bool all_finite(const Real* p, int64_t count) {
-  Real sum = 0;  // NaN as soon as one element times 0 is NaN
-  for (int64_t i = 0; i < count; ++i) sum += p[i] * 0;
-  return sum == 0;
+CPUATTN_INLINE bool all_finite(const KvPlane& plane, int64_t row, int64_t columns) {
+  const char* p = plane.data + row * plane.row_step;
+  Vec sum = zero();  // NaN as soon as one element times 0 is NaN
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const Vec v =
+        load_elements(p + c * plane.col_step, plane.dtype, plane.col_step, columns - c);
+    sum = fma(v, zero(), sum);
+  }
+  return reduce_add(sum) == 0;
 }
 
-// Zeroes the copied value rows that are not finite and notes which they are.
-CPUATTN_INLINE void flag_values(const WorkItem& item, const KvScratch& scratch, KvBlock& block) {
+// Notes which value rows are not finite and zeroes them in the copy, where element (key, column)
+// lies at key / key_group * row_step + column * col_step + key % key_group elements.
+struct CopyLayout {
+  int64_t key_group, row_step, col_step;
+};
+CPUATTN_NOINLINE void flag_values(const WorkItem& item, const CopyLayout& at, Unit* copy,
+                                  KvBlock& block) {
+  constexpr int64_t kSize = sizeof(Unit) / kDepth;
+  char* elements = reinterpret_cast<char*>(copy);
   for (int64_t key = 0; key < block.end - block.begin; ++key) {
-    Real* row = scratch.value + key * item.head_dim_v;
-    if (all_finite(row, item.head_dim_v)) continue;
-    scratch.flagged[block.flagged_count++] = static_cast<int>(key);
-    for (int64_t c = 0; c < item.head_dim_v; ++c) row[c] = 0;
+    if (all_finite(item.value, block.begin + key, item.head_dim_v)) continue;
+    block.flagged[block.flagged_count++] = static_cast<int>(key);
+    char* row = elements + (key / at.key_group * at.row_step + key % at.key_group) * kSize;
+    for (int64_t c = 0; c < item.head_dim_v; ++c) {
+      __builtin_memset(row + c * at.col_step * kSize, 0, kSize);
+    }
   }
 }
 
+// Keys and values as the products over head_dim and over keys want them.
 CPUATTN_NOINLINE KvBlock open_kv_block(const WorkItem& item, int64_t begin, int64_t end,
-                                       InPlace in_place, const KvScratch& scratch, bool careful) {
+                                       const KvScratch& scratch, bool careful) {
   KvBlock block{begin, end, {}, {}, false, 0, scratch.flagged};
-  block.key = open_rows(item.key, begin, end, item.head_dim, in_place, scratch.key);
+  if (holds_units(item.key, item.head_dim)) {
+    block.key = {item.key.data + begin * item.key.row_step, item.key.row_step, kUnitType};
+    block.in_place = true;
+  } else {
+    copy_rows(item.key, begin, end, item.head_dim, scratch.key);
+    block.key = rows_at(scratch.key, units(item.head_dim));
+  }
+  if (kDepth == 1 && !careful && holds_units(item.value, item.head_dim_v)) {
+    block.value = {item.value.data + begin * item.value.row_step, item.value.row_step, kUnitType};
+    return block;
+  }
+  block.in_place = false;
+  gather_values(item.value, begin, end, item.head_dim_v, scratch.value);
+  block.value = rows_at(scratch.value, item.head_dim_v);
+  if (careful) {
+    flag_values(item, {kDepth, item.head_dim_v * kDepth, kDepth}, scratch.value, block);
+  }
+  return block;
+}
+
+CPUATTN_INLINE Rows open_rows(const KvPlane& plane, int64_t begin, int64_t end, int64_t columns,
+                              Unit* scratch) {
+  const bool readable = kDepth == 1 ? has_plain_rows(plane) : holds_units(plane, columns);
+  if (readable) return {plane.data + begin * plane.row_step, plane.row_step, plane.dtype};
+  copy_rows(plane, begin, end, columns, scratch);
+  return rows_at(scratch, units(columns));
+}
+
+// Keys and values as rows along head_dim: for numbers of any dtype, for pairs of bfloat16.
+CPUATTN_NOINLINE KvBlock open_kv_rows(const WorkItem& item, int64_t begin, int64_t end,
+                                      const KvScratch& scratch, bool careful) {
+  KvBlock block{begin, end, {}, {}, true, 0, scratch.flagged};
+  block.key = open_rows(item.key, begin, end, item.head_dim, scratch.key);
   if (careful) {
     copy_rows(item.value, begin, end, item.head_dim_v, scratch.value);
-    block.value = {reinterpret_cast<const char*>(scratch.value),
-                   item.head_dim_v * static_cast<int64_t>(sizeof(Real)), kRealType};
-    flag_values(item, scratch, block);
+    block.value = rows_at(scratch.value, units(item.head_dim_v));
+    flag_values(item, {1, units(item.head_dim_v) * kDepth, 1}, scratch.value, block);
   } else {
-    block.value = open_rows(item.value, begin, end, item.head_dim_v, in_place, scratch.value);
+    block.value = open_rows(item.value, begin, end, item.head_dim_v, scratch.value);
   }
-  block.in_place = block.key.data != reinterpret_cast<const char*>(scratch.key) &&
-                   block.value.data != reinterpret_cast<const char*>(scratch.value);
   return block;
 }
 
@@ -108,8 +168,9 @@ struct Arena {
 
 CPUATTN_INLINE KvScratch take_kv_scratch(Arena& arena, int64_t kv_block, int64_t head_dim,
                                          int64_t head_dim_v) {
-  return {arena.take<Real>(kv_block * head_dim), arena.take<Real>(kv_block * head_dim_v),
-          arena.take<int>(kv_block)};
+  const int64_t slack = kLanes;
+  return {arena.take<Unit>(kv_block * units(head_dim) + slack),
+          arena.take<Unit>(kv_block * units(head_dim_v) + slack), arena.take<int>(kv_block)};
 }
 
 }  // namespace

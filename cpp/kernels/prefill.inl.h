@@ -33,7 +33,7 @@ struct RowTile {
   int64_t first_row;
   int rows, vecs;  // valid rows; vectors of lanes
   int64_t width;   // vecs * kLanes: the stride of query_t, output_t and the score tile
-  Real* query_t;   // (head_dim, width), scaled
+  Unit* query_t;   // (units of head_dim, width); scaled where units fold the scale
   Real* output_t;  // (head_dim_v, width), unnormalised
   Real row_max[kTileRows];
   Real row_sum[kTileRows];
@@ -46,7 +46,8 @@ struct RowTile {
 
 struct PrefillScratch {
   RowTile* tiles;
-  Real* scores;       // (kv_block, tile rows)
+  Real* scores;       // (kv_block, tile rows), then weights
+  Unit* packed;       // weights as units, where they are not packed in place
   uint64_t* visible;  // (kv_block + kWordKeys): a word of row bits per key
   KvScratch kv;
 };
@@ -56,7 +57,7 @@ CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelSha
   PrefillScratch s;
   s.tiles = arena.take<RowTile>(tiles);
   for (int64_t t = 0; t < tiles; ++t) {
-    Real* query_t = arena.take<Real>(shape.head_dim * kTileRows);
+    Unit* query_t = arena.take<Unit>(units(shape.head_dim) * kTileRows);
     Real* output_t = arena.take<Real>(shape.head_dim_v * kTileRows);
     if (s.tiles != nullptr) {
       s.tiles[t].query_t = query_t;
@@ -64,6 +65,7 @@ CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelSha
     }
   }
   s.scores = arena.take<Real>(kPrefillKeys * kTileRows);
+  s.packed = arena.take<Unit>(kDepth > 1 ? units(kPrefillKeys) * kTileRows : 0);
   s.visible = arena.take<uint64_t>(kPrefillKeys + kWordKeys);
   s.kv = take_kv_scratch(arena, keys_per_block(shape.head_dim, shape.head_dim_v), shape.head_dim,
                          shape.head_dim_v);
@@ -88,20 +90,38 @@ CPUATTN_INLINE LaneRows lane_rows(const RowPlane& plane, const RowTile& tile, in
   return rows;
 }
 
+// Where the factor of the scores goes: into the query, or (its size) to the softmax. A factor of 0
+// always goes into the query: it must not meet the -inf of a hidden key.
+CPUATTN_INLINE Real query_factor(const WorkItem& item) {
+  const Real factor = static_cast<Real>(item.query_factor);
+  if (kFoldsScale || factor == 0) return factor;
+  return factor < 0 ? -1 : 1;
+}
+CPUATTN_INLINE Real score_factor(const WorkItem& item) {
+  const Real factor = static_cast<Real>(item.query_factor);
+  if (kFoldsScale || factor == 0) return 1;
+  return factor < 0 ? -factor : factor;
+}
+
 CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
-  const Vec factor = broadcast(static_cast<Real>(item.query_factor));
+  const Vec factor = broadcast(query_factor(item));
   for (int vec = 0; vec < tile.vecs; ++vec) {
     const LaneRows rows = lane_rows(item.query, tile, vec);
     for (int64_t column = 0; column < item.head_dim; column += kLanes) {
       const int64_t count = smaller(kLanes, item.head_dim - column);
       Vec block[kLanes];
       load_transposed(rows, column, count, block);
-      Real* out = tile.query_t + column * tile.width + vec * kLanes;
+      Unit* out = tile.query_t + column / kDepth * tile.width + vec * kLanes;
+      const auto pack = [&](int i) CPUATTN_LAMBDA {
+        Vec parts[kDepth];
+        for (int j = 0; j < kDepth; ++j) parts[j] = mul(block[i + j], factor);
+        store_units(out + i / kDepth * tile.width, parts);
+      };
       if (count == kLanes) {
         CPUATTN_UNROLL
-        for (int i = 0; i < kLanes; ++i) store(out + i * tile.width, mul(block[i], factor));
+        for (int i = 0; i < kLanes; i += kDepth) pack(i);
       } else {
-        for (int i = 0; i < count; ++i) store(out + i * tile.width, mul(block[i], factor));
+        for (int i = 0; i < count; i += kDepth) pack(i);
       }
     }
   }
@@ -142,7 +162,8 @@ CPUATTN_INLINE void find_ranges(const WorkItem& item, RowTile& tile) {
   for (int vec = 0; vec < tile.vecs; ++vec) {  // widen, so that runs are worth their while
     KeyRange& some = tile.some[vec];
     if (some.begin >= some.end) continue;
-    some.begin = larger(all.begin, some.begin / kRangeStep * kRangeStep);
+    some.begin = some.begin / kRangeStep * kRangeStep;  // a whole unit begins there
+    if (kDepth == 1) some.begin = larger(all.begin, some.begin);
     some.end = smaller(all.end, (some.end + kRangeStep - 1) / kRangeStep * kRangeStep);
   }
 }
@@ -271,6 +292,22 @@ CPUATTN_INLINE bool changes_scores(const WorkItem& item) {
   return item.softcap_factor != 0 || item.bias.data != nullptr || item.alibi_slopes.data != nullptr;
 }
 
+// What the softmax multiplies the scores of score_run by.
+CPUATTN_INLINE Real pending_factor(const WorkItem& item) {
+  return changes_scores(item) ? 1 : score_factor(item);
+}
+
+CPUATTN_NOINLINE void apply_factor(const WorkItem& item, const RowTile& tile, const Run& run,
+                                   Real* scores) {
+  const Vec factor = broadcast(score_factor(item));
+  for (int64_t key = 0; key < run.end - run.begin; ++key) {
+    for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
+      Real* p = scores + key * tile.width + vec * kLanes;
+      store(p, mul(load(p), factor));
+    }
+  }
+}
+
 CPUATTN_NOINLINE void apply_softcap(const WorkItem& item, const RowTile& tile, const Run& run,
                                     Real* scores) {
   for (int64_t key = 0; key < run.end - run.begin; ++key) {
@@ -338,23 +375,24 @@ CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, Real
   }
 }
 
-// scores^T of one run, in log2 units, -inf where a row does not see a key.
+// scores^T of one run, -inf where a row does not see a key; in log2 units after pending_factor.
 CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
                               const Run& run, Real* scores, bool fetch) {
-  const int64_t stride = block.key.step / static_cast<int64_t>(sizeof(Real));
-  const Real* keys =
-      reinterpret_cast<const Real*>(block.key.data) + (run.begin - block.begin) * stride;
+  const int64_t stride = block.key.step / static_cast<int64_t>(sizeof(Unit));
+  const Unit* keys =
+      reinterpret_cast<const Unit*>(block.key.data) + (run.begin - block.begin) * stride;
   const Ahead ahead{keys + keys_per_block(item.head_dim, item.head_dim_v) * stride, stride,
-                    fetch ? item.head_dim : 0};
+                    fetch ? units(item.head_dim) : 0};
   const bool changed = changes_scores(item);
   const uint64_t* visible = changed ? nullptr : run.visible;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     score_columns<decltype(size)::value>(keys, stride, run.end - run.begin, tile.query_t + lane,
-                                         item.head_dim, tile.width, visible, static_cast<int>(lane),
+                                         units(item.head_dim), tile.width, visible, static_cast<int>(lane),
                                          scores + lane, ahead);
   });
   if (!changed) return;
+  if (!kFoldsScale) apply_factor(item, tile, run, scores);
   if (item.softcap_factor != 0) apply_softcap(item, tile, run, scores);
   if (item.bias.data != nullptr) apply_bias(item, tile, run, scores);
   if (item.alibi_slopes.data != nullptr) apply_alibi(item, tile, run, scores);
@@ -362,42 +400,71 @@ CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const K
 }
 
 // Online softmax (Milakov and Gimelshein 2018) of N vectors of rows, vertical over the keys:
-// scores become weights 2^(score - max), `rescale` is what older sums and outputs shrink by.
-// kMark writes -0 for a key that the row does not see, to tell it from a weight that underflowed.
-template <int N, bool kMark>
-CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width, Real* row_max,
-                                      Real* row_sum, Real* rescale) {
-  Vec top[N], base[N], sum[N];
-  for (int n = 0; n < N; ++n) top[n] = load(row_max + n * kLanes);
+// scores become weights 2^(score * factor - max), `rescale` is what older sums and outputs shrink
+// by. kMark writes -0 for a key that the row does not see, to tell it from a weight that
+// underflowed. kPack writes units, in place: none is written before its keys were read.
+template <int N, bool kMark, bool kPack>
+CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width, Real factor,
+                                      Real* row_max, Real* row_sum, Real* rescale) {
+  const Vec scale = broadcast(factor);
+  Vec top[N], minus_base[N], sum[N];
+  for (int n = 0; n < N; ++n) top[n] = broadcast(kNegInf);
   for (int64_t key = 0; key < count; ++key) {
     // A NaN score does not raise the maximum (second operand), it reaches the sum below.
     for (int n = 0; n < N; ++n) top[n] = max(load(scores + key * width + n * kLanes), top[n]);
   }
   for (int n = 0; n < N; ++n) {
     const Vec old = load(row_max + n * kLanes);
+    top[n] = max(mul(top[n], scale), old);
     store(row_max + n * kLanes, top[n]);
     // A row that has seen nothing yet keeps a base of 0: -inf - (-inf) would be NaN.
-    base[n] = select(equal(top[n], broadcast(kNegInf)), zero(), top[n]);
-    const Vec shrink = exp2(sub(old, base[n]));
-    store(rescale + n * kLanes, shrink);
+    const Vec base = select(equal(top[n], broadcast(kNegInf)), zero(), top[n]);
+    minus_base[n] = sub(zero(), base);
+    store(rescale + n * kLanes, exp2(sub(old, base)));
     sum[n] = zero();
   }
-  for (int64_t key = 0; key < count; ++key) {
-    Real* p = scores + key * width;
-    for (int n = 0; n < N; ++n) {
-      const Vec score = load(p + n * kLanes);
-      Vec weight = exp2(sub(score, base[n]));
-      if constexpr (kMark) {
-        weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
-      }
-      sum[n] = add(sum[n], weight);
-      store(p + n * kLanes, weight);
+  const auto weigh = [&](int64_t key, int n) CPUATTN_LAMBDA {
+    const Vec score = load(scores + key * width + n * kLanes);
+    Vec weight = exp2(fma(score, scale, minus_base[n]));
+    if constexpr (kMark) {
+      weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     }
-  }
+    sum[n] = add(sum[n], weight);
+    return weight;
+  };
+  for_groups<kPack ? kDepth : 1>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
+    for (int n = 0; n < N; ++n) {
+      if constexpr (kPack) {
+        Vec parts[kDepth];
+        for (int i = 0; i < kDepth; ++i) {
+          parts[i] = i < decltype(size)::value ? weigh(key + i, n) : zero();
+        }
+        store_units(reinterpret_cast<Unit*>(scores) + key / kDepth * width + n * kLanes, parts);
+      } else {
+        store(scores + key * width + n * kLanes, weigh(key, n));
+      }
+    }
+  });
   for (int n = 0; n < N; ++n) {
     Real* p = row_sum + n * kLanes;
     store(p, fma(load(p), load(rescale + n * kLanes), sum[n]));
   }
+}
+
+// Weights as units, for what softmax_columns could not pack.
+CPUATTN_NOINLINE const Unit* pack_weights(const RowTile& tile, const Run& run, const Real* weights,
+                                          Unit* packed) {
+  for_groups<kDepth>(0, run.end - run.begin, [&](int64_t key, auto size) CPUATTN_LAMBDA {
+    for (int64_t lane = run.first_vec * kLanes; lane < run.last_vec * kLanes; lane += kLanes) {
+      Vec parts[kDepth];
+      for (int i = 0; i < kDepth; ++i) {
+        const bool exists = i < decltype(size)::value;
+        parts[i] = exists ? load(weights + (key + i) * tile.width + lane) : zero();
+      }
+      store_units(packed + key / kDepth * tile.width + lane, parts);
+    }
+  });
+  return packed;
 }
 
 // Zeroes dropped weights of the tile; the sign survives, so a marked -0 stays marked.
@@ -453,7 +520,7 @@ CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, con
 
 // output^T takes in one run. Vectors that hold nothing yet are overwritten or cleared first.
 CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
-                               const Run& run, const Real* weights, const Real* rescale,
+                               const Run& run, const Unit* weights, const Real* rescale,
                                bool fetch) {
   const uint32_t mine = ((1u << run.last_vec) - 1u) & ~((1u << run.first_vec) - 1u);
   const bool fresh = (tile.started & mine) == 0;
@@ -463,37 +530,44 @@ CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBloc
     for (int64_t c = 0; c < item.head_dim_v; ++c) store(p + c * tile.width, zero());
   }
   tile.started |= mine;
-  const int64_t stride = block.value.step / static_cast<int64_t>(sizeof(Real));
-  const Real* values =
-      reinterpret_cast<const Real*>(block.value.data) + (run.begin - block.begin) * stride;
+  const int64_t stride = block.value.step / static_cast<int64_t>(sizeof(Unit));
+  const Unit* values =
+      reinterpret_cast<const Unit*>(block.value.data) + (run.begin - block.begin) / kDepth * stride;
   const Ahead ahead{values + keys_per_block(item.head_dim, item.head_dim_v) * stride, stride,
                     fetch ? item.head_dim_v : 0};
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     output_columns<decltype(size)::value>(
-        values, stride, run.end - run.begin, weights + lane, item.head_dim_v, tile.width,
+        values, stride, units(run.end - run.begin), weights + lane, item.head_dim_v, tile.width,
         fresh ? nullptr : rescale + lane, tile.output_t + lane, ahead);
   });
 }
 
 // One step of the recurrence: the tile's state takes in one run of keys.
 CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
-                               const Run& run, Real* scores) {
+                               const Run& run, const PrefillScratch& scratch) {
   const bool fetch = block.in_place && tile.first_row == item.row_begin;
+  Real* scores = scratch.scores;
   score_run(item, tile, block, run, scores, fetch);
   Real rescale[kTileRows];
-  const int64_t count = run.end - run.begin;
+  const Real factor = pending_factor(item);
+  const bool mark = block.flagged_count > 0;
+  const bool pack = !mark && !item.dropout.active;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     constexpr int N = decltype(size)::value;
     const int64_t lane = vec * kLanes;
-    const auto softmax =
-        block.flagged_count > 0 ? softmax_columns<N, true> : softmax_columns<N, false>;
-    softmax(scores + lane, count, tile.width, tile.row_max + lane, tile.row_sum + lane,
-            rescale + lane);
+    const auto softmax = pack   ? softmax_columns<N, false, true>
+                         : mark ? softmax_columns<N, true, false>
+                                : softmax_columns<N, false, false>;
+    softmax(scores + lane, run.end - run.begin, tile.width, factor, tile.row_max + lane,
+            tile.row_sum + lane, rescale + lane);
   });
   if (item.dropout.active) drop_weights(item, tile, run, scores);
-  output_run(item, tile, block, run, scores, rescale, fetch);
-  if (block.flagged_count > 0) add_flagged(item, tile, block, run, scores);
+  const bool packed = pack || kDepth == 1;
+  const Unit* weights = packed ? reinterpret_cast<const Unit*>(scores)
+                               : pack_weights(tile, run, scores, scratch.packed);
+  output_run(item, tile, block, run, weights, rescale, fetch);
+  if (mark) add_flagged(item, tile, block, run, scores);
 }
 
 // ---------------------------------------------------------------- closing a tile
@@ -557,24 +631,25 @@ CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
 CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, const Run& run,
                                     Real* scores) {
   const int64_t count = run.end - run.begin;
+  const Vec factor = broadcast(pending_factor(item));
   for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
     const Vec sum = load(tile.row_sum + vec * kLanes);
     const Vec top = load(tile.row_max + vec * kLanes);
     const Vec base = select(equal(top, broadcast(kNegInf)), zero(), top);
     for (int64_t key = 0; key < count; ++key) {
       Real* p = scores + key * tile.width + vec * kLanes;
-      store(p, div(exp2(sub(load(p), base)), sum));
+      store(p, div(exp2(fma(load(p), factor, sub(zero(), base))), sum));
     }
   }
   const bool dropped = item.weights_after_dropout && item.dropout.active;
   if (dropped) drop_weights(item, tile, run, scores);
-  const Real factor = dropped ? static_cast<Real>(item.weight_factor) : 1;
+  const Real kept = dropped ? static_cast<Real>(item.weight_factor) : 1;
   for (int lane = run.first_vec * kLanes; lane < run.last_vec * kLanes && lane < tile.rows;
        ++lane) {
     if (tile.row_sum[lane] == 0) continue;
     char* row = row_address(item.weights, tile.of[lane]);
     for (int64_t key = 0; key < count; ++key) {
-      const Real weight = scores[key * tile.width + lane] * factor;
+      const Real weight = scores[key * tile.width + lane] * kept;
       store_element(row + (run.begin + key) * item.weights.col_step, item.weights.dtype, weight);
     }
   }
@@ -599,7 +674,7 @@ CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& sc
   begin -= (begin - item.kv_begin) % keys;  // blocks lie on a grid that no row moves
   for (; begin < end; begin += keys) {
     const KvBlock block =
-        open_kv_block(item, begin, smaller(begin + keys, end), InPlace::kReal, scratch.kv, careful);
+        open_kv_block(item, begin, smaller(begin + keys, end), scratch.kv, careful);
     for (int64_t t = 0; t < tiles; ++t) body(scratch.tiles[t], block);
   }
 }
@@ -612,7 +687,7 @@ CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scr
   }
   for_kv_blocks(item, scratch, tiles, careful, [&](RowTile& tile, const KvBlock& block) {
     for_runs(item, tile, block, scratch.visible,
-             [&](const Run& run) { attend_run(item, tile, block, run, scratch.scores); });
+             [&](const Run& run) { attend_run(item, tile, block, run, scratch); });
   });
   bool finite = true;
   for (int64_t t = 0; t < tiles; ++t) finite = close_tile(item, scratch.tiles[t]) && finite;

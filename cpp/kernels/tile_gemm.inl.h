@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 // The hot loop: one register-tiled product that serves both matrix products of attention.
 //
-//   C[m][lanes] = sum_k A[m][k] * B[k][lanes]
+//   C[m][lanes] = sum_k A[m][k] * B[k][lanes]          k counts units (simd/units_real.h)
 //
 //   for m0 in steps of micro_rows(N):           rows of C: keys (scores) or value columns (output)
 //     for n0 in steps of kMicroVecs:            vectors of C: query rows sit in the lanes
 //       for k:                                  head_dim (scores) or keys (output)
-//         load N vectors of B, broadcast M scalars of A, M * N FMA into registers
+//         load N vectors of B, broadcast M units of A, M * N FMA into registers
 //
 // A is read where it lies (key or value rows, any row stride); B is contiguous in lanes. Every
 // output is one chain of FMA in order of k, so its bits do not depend on the tile it falls in.
@@ -17,27 +17,27 @@ namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
 
-// A strided operand: element (m, k) lies at data[m * row_step + k * step].
-struct ScalarOperand {
-  const Real* data;
+// A strided operand: unit (m, k) lies at data[m * row_step + k * step].
+struct StridedOperand {
+  const Unit* data;
   int64_t row_step;
   int64_t step;
 };
 
 template <int M, int N>
-CPUATTN_INLINE void accumulate(ScalarOperand a, const Real* b, int64_t b_stride, int64_t depth,
+CPUATTN_INLINE void accumulate(StridedOperand a, const Unit* b, int64_t b_stride, int64_t depth,
                                Vec (&acc)[M][N]) {
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) acc[m][n] = zero();
   }
-  const Real* __restrict a_k = a.data;
-  const Real* __restrict b_k = b;
+  const Unit* __restrict a_k = a.data;
+  const Unit* __restrict b_k = b;
   for (int64_t k = 0; k < depth; ++k, a_k += a.step, b_k += b_stride) {
-    Vec b_vec[N];
-    for (int n = 0; n < N; ++n) b_vec[n] = load(b_k + n * kLanes);
+    Operand b_vec[N];
+    for (int n = 0; n < N; ++n) b_vec[n] = load_units(b_k + n * kLanes);
     for (int m = 0; m < M; ++m) {
-      const Vec a_vec = broadcast(a_k[m * a.row_step]);
-      for (int n = 0; n < N; ++n) acc[m][n] = fma(a_vec, b_vec[n], acc[m][n]);
+      const Operand a_vec = spread_unit(a_k + m * a.row_step);
+      for (int n = 0; n < N; ++n) acc[m][n] = multiply_add(a_vec, b_vec[n], acc[m][n]);
     }
   }
 }
@@ -75,7 +75,7 @@ CPUATTN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
 // Rows that are read later, fetched bit by bit while a product runs; columns == 0 fetches nothing.
 // The products read keys and values by scalars, too slowly for the hardware to run ahead of them.
 struct Ahead {
-  const Real* rows;
+  const Unit* rows;
   int64_t stride;
   int64_t columns;
 };
@@ -83,16 +83,17 @@ struct Ahead {
 CPUATTN_INLINE void fetch_rows(const Ahead& ahead, int64_t begin, int64_t end) {
   if (ahead.columns == 0) return;
   for (int64_t row = begin; row < end; ++row) {
-    const Real* p = ahead.rows + row * ahead.stride;
+    const Unit* p = ahead.rows + row * ahead.stride;
     for (int64_t c = 0; c < ahead.columns; c += 16) prefetch(p + c);
   }
 }
 
-// scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows. Where `visible`
-// is given, bit `lane` of visible[key] says whether the score stands or is -inf.
+// scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows and `head_dim`
+// units. Where `visible` is given, bit `lane` of visible[key] says whether the score stands or is
+// -inf.
 template <int N>
-CPUATTN_NOINLINE void score_columns(const Real* keys, int64_t key_stride, int64_t count,
-                                    const Real* query_t, int64_t head_dim, int64_t tile_rows,
+CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_t count,
+                                    const Unit* query_t, int64_t head_dim, int64_t tile_rows,
                                     const uint64_t* visible, int first_lane, Real* scores,
                                     const Ahead& ahead) {
   for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
@@ -127,12 +128,13 @@ CPUATTN_NOINLINE void score_columns(const Real* keys, int64_t key_stride, int64_
   });
 }
 
-// output[column][lanes] = output * rescale + sum_key values[key][column] * weights[key][lanes].
+// output[column][lanes] = output * rescale + sum_key values[key][column] * weights[key][lanes],
+// `count` units of keys.
 // Each block is summed from zero and added once: two-level summation keeps long rows accurate.
 // rescale == nullptr overwrites: the first block of these rows.
 template <int N>
-CPUATTN_NOINLINE void output_columns(const Real* values, int64_t value_stride, int64_t count,
-                                     const Real* weights, int64_t head_dim_v, int64_t tile_rows,
+CPUATTN_NOINLINE void output_columns(const Unit* values, int64_t value_stride, int64_t count,
+                                     const Unit* weights, int64_t head_dim_v, int64_t tile_rows,
                                      const Real* rescale, Real* output, const Ahead& ahead) {
   Vec factor[N];
   for (int n = 0; n < N; ++n) {
