@@ -117,8 +117,15 @@ Held hold_by_api(PyObject* object) {
   const ExchangeApi* api = exchange_api(object);
   if (api == nullptr || !is_plain(object)) return {};
   ManagedVersioned* managed = nullptr;
-  if (api->from_object(object, &managed) == 0) return hold(managed, is_writeable(managed));
-  PyErr_Clear();
+  if (api->from_object(object, &managed) != 0) {
+    PyErr_Clear();
+    return {};
+  }
+  const Held held = hold(managed, is_writeable(managed));
+  const int device = managed->tensor.device.device_type;
+  const bool on_cpu = device == nb::device::cpu::value || device == nb::device::cuda_host::value;
+  if (managed->major == 1 && on_cpu) return held;
+  held.release(managed);
   return {};
 }
 
@@ -167,7 +174,11 @@ bool name_dtype(PyObject* object, std::forward_list<std::string>& names, Array& 
   array.dtype_name = dtype_name(array.dtype);
   if (array.dtype != DType::kOther) return true;
   PyObject* dtype = PyObject_GetAttrString(object, "dtype");
-  if (dtype == nullptr) return false;
+  if (dtype == nullptr) {
+    PyErr_Clear();
+    array.dtype_name = "an unnamed dtype";
+    return true;
+  }
   const bool ok = name_unusual_dtype(dtype, names, array);
   Py_DECREF(dtype);
   if (ok) array.dtype_name += names.front().rfind('.') + 1;  // without "torch."

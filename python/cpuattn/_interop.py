@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _CPU_DEVICES = (1, 3)  # kDLCPU, kDLCUDAHost (pinned host memory)
+_REFUSALS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 
 
 def capsule(name: str, tensor: Any) -> Any:
@@ -31,7 +32,7 @@ def capsule(name: str, tensor: Any) -> Any:
         device = tensor.__dlpack_device__()[0]
         if device in _CPU_DEVICES:
             return _dlpack(tensor)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise TypeError(
             f"{name}: must be a CPU tensor in plain memory; got {type(tensor)}: {error}"
         ) from error
