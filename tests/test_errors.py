@@ -47,6 +47,10 @@ def type_error(text: str, **change: Any) -> Case:
     return Case(TypeError, text, lambda: change)
 
 
+FLOATS = "dtype must be float16, bfloat16, float32 or float64"
+LIKE_FLOAT32 = (
+    "dtype must be float32 like query's, or float16 or bfloat16 under a float32 query"
+)
 ARRAY_RULE = "must be a NumPy array or a CPU tensor that speaks DLPack"
 CAUSAL_RULE = (
     "must be False, True, 'top_left', 'bottom_right', an integer or an integer array"
@@ -64,29 +68,41 @@ TENSORS = {
     "query_list": type_error(f"query: {ARRAY_RULE}; got list", query=[[[1.0]]]),
     "key_none": type_error(f"key: {ARRAY_RULE}; got NoneType", key=None),
     "value_number": type_error(f"value: {ARRAY_RULE}; got float", value=1.0),
-    "query_float64": type_error(
-        "query: dtype must be float32; got float64",
-        query=zeros(2, 8, 3, 16, dtype="f8"),
+    "query_int32": type_error(
+        f"query: {FLOATS}; got int32",
+        query=zeros(2, 8, 3, 16, dtype="i4"),
     ),
     "query_float16": type_error(
-        "query: dtype must be float32; got float16",
+        f"key: {LIKE_FLOAT32.replace('float32', 'float16', 1)}; got float32",
         query=zeros(2, 8, 3, 16, dtype="f2"),
     ),
+    "key_float64": type_error(
+        f"key: {LIKE_FLOAT32}; got float64", key=zeros(2, 2, 5, 16, dtype="f8")
+    ),
+    "value_float32_of_a_float16_key": type_error(
+        "value: dtype must be float16 like key's; got float32",
+        key=zeros(2, 2, 5, 16, dtype="f2"),
+    ),
+    "value_float16": type_error(
+        "value: dtype must be float32 like key's; got float16",
+        value=zeros(2, 2, 5, 12, dtype="f2"),
+    ),
     "key_int32": type_error(
-        "key: dtype must be float32; got int32", key=zeros(2, 2, 5, 16, dtype="i4")
+        f"key: {LIKE_FLOAT32}; got int32", key=zeros(2, 2, 5, 16, dtype="i4")
     ),
     "value_bool": type_error(
-        "value: dtype must be float32; got bool", value=zeros(2, 2, 5, 12, dtype="?")
+        "value: dtype must be float32 like key's; got bool",
+        value=zeros(2, 2, 5, 12, dtype="?"),
     ),
     "value_complex": type_error(
-        "value: dtype must be float32; got complex64",
+        "value: dtype must be float32 like key's; got complex64",
         value=zeros(2, 2, 5, 12, dtype="c8"),
     ),
     "query_byte_swapped": type_error(
-        "query: dtype must be float32; got >f4", query=zeros(2, 8, 3, 16, dtype=">f4")
+        f"query: {FLOATS}; got >f4", query=zeros(2, 8, 3, 16, dtype=">f4")
     ),
     "key_object": type_error(
-        "key: dtype must be float32; got object", key=zeros(2, 2, 5, 16, dtype="O")
+        f"key: {LIKE_FLOAT32}; got object", key=zeros(2, 2, 5, 16, dtype="O")
     ),
     "key_masked_array": type_error(
         "key: a MaskedArray's own mask would be ignored; got MaskedArray, pass .data "
@@ -184,12 +200,7 @@ MODIFIERS = {
         f"mask: {SCORES}; got shape (1, 2, 8, 3, 5)",
         mask=zeros(1, 2, 8, 3, 5, dtype="?"),
     ),
-    "bias_bool": type_error(
-        "bias: dtype must be float32; got bool", bias=zeros(3, 5, dtype="?")
-    ),
-    "bias_float64": type_error(
-        "bias: dtype must be float32; got float64", bias=zeros(3, 5, dtype="f8")
-    ),
+    "bias_bool": type_error(f"bias: {FLOATS}; got bool", bias=zeros(3, 5, dtype="?")),
     "bias_shape": value_error(f"bias: {SCORES}; got shape (5, 3)", bias=zeros(5, 3)),
     "bias_number": type_error(f"bias: {ARRAY_RULE}; got float", bias=1.0),
     "dropout_mask_float": type_error(
@@ -199,9 +210,8 @@ MODIFIERS = {
         f"dropout_mask: {SCORES}; got shape (3, 6)",
         dropout_mask=zeros(3, 6, dtype="?"),
     ),
-    "alibi_float64": type_error(
-        "alibi_slopes: dtype must be float32; got float64",
-        alibi_slopes=zeros(8, dtype="f8"),
+    "alibi_int": type_error(
+        f"alibi_slopes: {FLOATS}; got int64", alibi_slopes=zeros(8, dtype="i8")
     ),
     "alibi_shape": value_error(
         "alibi_slopes: must have shape (..., num_heads) with num_heads 8; got shape "
@@ -228,9 +238,7 @@ MODIFIERS = {
         "sinks: must have shape (num_heads,) = (8,); got shape (2, 8)",
         sinks=zeros(2, 8),
     ),
-    "sinks_int": type_error(
-        "sinks: dtype must be float32; got int64", sinks=zeros(8, dtype="i8")
-    ),
+    "sinks_int": type_error(f"sinks: {FLOATS}; got int64", sinks=zeros(8, dtype="i8")),
     "sinks_complex_list": type_error(
         "sinks: must hold real numbers; got [1j]", sinks=[1j]
     ),
@@ -462,7 +470,12 @@ OUTPUTS = {
         out=zeros(2, 3, 8, 12),
     ),
     "out_dtype": type_error(
-        "out: dtype must be float32; got float64", out=zeros(2, 8, 3, 12, dtype="f8")
+        "out: dtype must be float32 like query's; got float64",
+        out=zeros(2, 8, 3, 12, dtype="f8"),
+    ),
+    "out_half_size": type_error(
+        "out: dtype must be float32 like query's; got float16",
+        out=zeros(2, 8, 3, 12, dtype="f2"),
     ),
     "out_list": type_error(f"out: {ARRAY_RULE}; got list", out=[0.0]),
     "out_read_only": value_error(
@@ -656,10 +669,10 @@ def test_errors_scaled_dot_product_attention_gives_its_line(
         cpuattn.scaled_dot_product_attention(**(arguments | change))
 
 
-@pytest.mark.parametrize("dtype", ["i4", "u1", "f8", "i8"])
+@pytest.mark.parametrize("dtype", ["i4", "u1", "c8", "i8"])
 def test_errors_attn_mask_of_another_dtype_is_a_type_error(dtype: str) -> None:
     query = zeros(2, 2, 3, 16)
-    with pytest.raises(TypeError, match="dtype must be float32; got"):
+    with pytest.raises(TypeError, match=f"^bias: {FLOATS}; got"):
         cpuattn.scaled_dot_product_attention(
             query, query, query, attn_mask=zeros(3, 3, dtype=dtype)
         )

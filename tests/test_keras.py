@@ -14,9 +14,14 @@ from cpuattn import reference
 from support import Array, check, normal, qkv
 
 os.environ["KERAS_BACKEND"] = "numpy"
+ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
 keras = pytest.importorskip(
     "keras", reason="keras cannot be imported (its NumPy backend needs SciPy and JAX)"
 )
+
+
+def as_dtype(array: Array, dtype: str) -> Array:
+    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
 def agree(query: Array, key: Array, value: Array, **options: Any) -> Array:
@@ -171,13 +176,32 @@ def test_keras_arguments_may_be_positional(isa: str, rng: np.random.Generator) -
     np.testing.assert_allclose(by_place, np.asarray(theirs), rtol=1e-4, atol=1e-5)
 
 
-def test_keras_bias_of_float64_is_cast_as_in_keras(
-    isa: str, rng: np.random.Generator
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_keras_bias_of_another_dtype_leaves_the_result_float32(
+    dtype: str, isa: str, rng: np.random.Generator
 ) -> None:
     inputs = qkv(rng, q_len=9, kv_len=33, layout="bshd")
-    bias = rng.standard_normal((9, 33))
-    out = agree(*inputs, bias=bias)
-    assert out.dtype == np.float32
+    bias = as_dtype(normal(rng, 9, 33), dtype)
+    assert agree(*inputs, bias=bias).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_keras_half_precision_agrees(
+    dtype: str, isa: str, rng: np.random.Generator
+) -> None:
+    inputs = qkv(rng, q_len=9, kv_len=33, layout="bshd")
+    query, key, value = (as_dtype(x, dtype) for x in inputs)
+    mask = rng.random((9, 33)) < 0.6
+    ours = cpuattn.dot_product_attention(query, key, value, mask=mask)
+    theirs = keras.ops.dot_product_attention(query, key, value, mask=mask)
+    assert ours.dtype == theirs.dtype == query.dtype
+    exact = cpuattn.dot_product_attention(
+        *(x.astype(np.float64) for x in (query, key, value)), mask=mask
+    )
+    error, allowed = (
+        np.abs(np.asarray(x).astype(np.float64) - exact).max() for x in (ours, theirs)
+    )
+    assert error <= 2 * allowed
 
 
 def test_keras_masked_nan_key_and_value_are_ignored(

@@ -255,6 +255,34 @@ def test_torch_tensors_of_other_ranks_are_answered_in_kind(
     torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mask_dtype", [None, "bool", "float32", "same"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_torch_dtypes_agree(
+    dtype: str, mask_dtype: str | None, isa: str, rng: np.random.Generator
+) -> None:
+    tensors = [
+        torch.from_numpy(normal(rng, *shape)).to(getattr(torch, dtype))
+        for shape in SHAPES["rank_4"]
+    ]
+    mask = None
+    if mask_dtype == "bool":
+        mask = torch.from_numpy(rng.random((17, 33)) < 0.7)
+    elif mask_dtype is not None:
+        name = dtype if mask_dtype == "same" else mask_dtype
+        mask = torch.from_numpy(normal(rng, 17, 33)).to(getattr(torch, name))
+    ours = sdpa(*tensors, attn_mask=mask)
+    assert ours.dtype == tensors[0].dtype
+    naive, exact = (
+        torch.nn.functional.scaled_dot_product_attention(
+            *(x.to(kind) for x in tensors),
+            attn_mask=mask if mask is None or mask_dtype == "bool" else mask.to(kind),
+        )
+        for kind in (tensors[0].dtype, torch.float64)
+    )
+    error, allowed = ((x.double() - exact).abs().max() for x in (ours, naive))
+    assert error <= 2 * allowed + 4 * torch.finfo(ours.dtype).eps * exact.abs().max()
+
+
 def test_torch_masked_nan_is_ignored_where_torch_spreads_it(
     isa: str, rng: np.random.Generator
 ) -> None:
