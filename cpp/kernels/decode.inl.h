@@ -180,7 +180,8 @@ CPUATTN_INLINE void add_pairs(const char* values, int64_t value_step, const Unit
   constexpr int kPairs = (K + 1) / 2;
   Operand weight[R][kPairs];
   for (int r = 0; r < R; ++r) {
-    for (int k = 0; k < kPairs; ++k) weight[r][k] = spread_unit(weights + r * units(kDecodeKeys) + k);
+    for (int k = 0; k < kPairs; ++k)
+      weight[r][k] = spread_unit(weights + r * units(kDecodeKeys) + k);
   }
   const auto step = [&](int64_t c, auto load_row) CPUATTN_LAMBDA {
     Vec acc[R][2];
@@ -340,7 +341,7 @@ CPUATTN_INLINE void softmax_row(Real* scores, int64_t count, Real factor, bool m
   Vec sum = zero();
   for (int64_t key = 0; key < count; key += kLanes) {
     const Vec score = load(scores + key);
-    Vec weight = exp2(fma(score, broadcast(factor), broadcast(-base)));
+    Vec weight = weight_of(fma(score, broadcast(factor), broadcast(-base)));
     if (mark) weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     sum = add(sum, weight);
     store(scores + key, weight);
@@ -400,8 +401,8 @@ CPUATTN_INLINE void weigh_block(const WorkItem& item, const DecodeState& s,
     Real* scores = block.scores + r * kDecodeKeys;
     if (modified) modify_row(item, s, block, r);
     pad_row(scores, count);
-    softmax_row(scores, count, modified ? 1 : score_factor(item), block.kv.flagged_count > 0, row_max(item) + r, row_sum(item) + r,
-                s.rescale + r);
+    softmax_row(scores, count, modified ? 1 : score_factor(item), block.kv.flagged_count > 0,
+                row_max(item) + r, row_sum(item) + r, s.rescale + r);
     if (item.dropout.active) drop_row(item, s, block, r);
     if constexpr (kDepth > 1) {
       Unit* weights = block.weights + r * units(kDecodeKeys);

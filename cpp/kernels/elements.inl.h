@@ -82,6 +82,11 @@ struct LaneRows {
   CPUATTN_INLINE bool is_square(int64_t count) const {
     return valid == kLanes && count >= kLanes && dtype == kRealType && col_step == sizeof(Real);
   }
+  // The same of units: then a row of units is moved as a row of Real.
+  CPUATTN_INLINE bool is_square_of_units(int64_t count) const {
+    return valid == kLanes && count >= kLanes * kDepth && dtype == kUnitType &&
+           col_step == item_size(kUnitType);
+  }
 };
 
 // out[i] = column + i of the rows, lanes = rows. Columns past `count` are not read. Whatever is not

@@ -31,6 +31,9 @@ struct KvScratch {
   int* flagged;  // (kv_block)
 };
 
+// A weight: 2^x as exactly as its unit holds it.
+CPUATTN_INLINE Vec weight_of(Vec x) { return kDepth == 1 ? exp2(x) : exp2_short(x); }
+
 CPUATTN_INLINE int64_t units(int64_t elements) { return (elements + kDepth - 1) / kDepth; }
 
 CPUATTN_INLINE Rows rows_at(const Unit* data, int64_t stride) {
@@ -61,16 +64,22 @@ CPUATTN_NOINLINE void copy_rows(const KvPlane& plane, int64_t begin, int64_t end
 // ones. Spills like copy_rows.
 CPUATTN_NOINLINE void gather_values(const KvPlane& plane, int64_t begin, int64_t end,
                                     int64_t columns, Unit* out) {
+  const bool adjacent = plane.dtype == kUnitType && plane.col_step == item_size(kUnitType);
   for (int64_t key = begin; key < end; key += kDepth, out += columns) {
     const char* p = plane.data + key * plane.row_step;
     for (int64_t c = 0; c < columns; c += kLanes) {
+      Real* units_of_keys = reinterpret_cast<Real*>(out + c);
+      if (adjacent && key + kDepth <= end && columns - c >= kLanes) {
+        store(units_of_keys, join_rows(p + c * plane.col_step, plane.row_step));
+        continue;
+      }
       Vec keys[kDepth];
       for (int i = 0; i < kDepth; ++i) {
         keys[i] = key + i < end ? load_elements(p + i * plane.row_step + c * plane.col_step,
                                                 plane.dtype, plane.col_step, columns - c)
                                 : zero();
       }
-      store_units(out + c, keys);
+      store(units_of_keys, join(keys));
     }
   }
 }
@@ -79,8 +88,7 @@ CPUATTN_INLINE bool all_finite(const KvPlane& plane, int64_t row, int64_t column
   const char* p = plane.data + row * plane.row_step;
   Vec sum = zero();  // NaN as soon as one element times 0 is NaN
   for (int64_t c = 0; c < columns; c += kLanes) {
-    const Vec v =
-        load_elements(p + c * plane.col_step, plane.dtype, plane.col_step, columns - c);
+    const Vec v = load_elements(p + c * plane.col_step, plane.dtype, plane.col_step, columns - c);
     sum = fma(v, zero(), sum);
   }
   return reduce_add(sum) == 0;

@@ -107,15 +107,25 @@ CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
   const Vec factor = broadcast(query_factor(item));
   for (int vec = 0; vec < tile.vecs; ++vec) {
     const LaneRows rows = lane_rows(item.query, tile, vec);
-    for (int64_t column = 0; column < item.head_dim; column += kLanes) {
+    int64_t column = 0;
+    Vec block[kLanes];
+    const auto put = [&](int64_t unit, Vec units_of_rows) CPUATTN_LAMBDA {
+      store(reinterpret_cast<Real*>(tile.query_t + unit * tile.width) + vec * kLanes,
+            units_of_rows);
+    };
+    if (kDepth > 1 && query_factor(item) == 1) {  // units are moved as they are
+      for (; rows.is_square_of_units(item.head_dim - column); column += kLanes * kDepth) {
+        load_square(rows.row, column / kDepth, block);
+        for (int i = 0; i < kLanes; ++i) put(column / kDepth + i, block[i]);
+      }
+    }
+    for (; column < item.head_dim; column += kLanes) {
       const int64_t count = smaller(kLanes, item.head_dim - column);
-      Vec block[kLanes];
       load_transposed(rows, column, count, block);
-      Unit* out = tile.query_t + column / kDepth * tile.width + vec * kLanes;
       const auto pack = [&](int i) CPUATTN_LAMBDA {
         Vec parts[kDepth];
         for (int j = 0; j < kDepth; ++j) parts[j] = mul(block[i + j], factor);
-        store_units(out + i / kDepth * tile.width, parts);
+        put((column + i) / kDepth, join(parts));
       };
       if (count == kLanes) {
         CPUATTN_UNROLL
@@ -388,8 +398,8 @@ CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const K
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     score_columns<decltype(size)::value>(keys, stride, run.end - run.begin, tile.query_t + lane,
-                                         units(item.head_dim), tile.width, visible, static_cast<int>(lane),
-                                         scores + lane, ahead);
+                                         units(item.head_dim), tile.width, visible,
+                                         static_cast<int>(lane), scores + lane, ahead);
   });
   if (!changed) return;
   if (!kFoldsScale) apply_factor(item, tile, run, scores);
@@ -425,7 +435,7 @@ CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width
   }
   const auto weigh = [&](int64_t key, int n) CPUATTN_LAMBDA {
     const Vec score = load(scores + key * width + n * kLanes);
-    Vec weight = exp2(fma(score, scale, minus_base[n]));
+    Vec weight = weight_of(fma(score, scale, minus_base[n]));
     if constexpr (kMark) {
       weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     }
@@ -439,7 +449,7 @@ CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width
         for (int i = 0; i < kDepth; ++i) {
           parts[i] = i < decltype(size)::value ? weigh(key + i, n) : zero();
         }
-        store_units(reinterpret_cast<Unit*>(scores) + key / kDepth * width + n * kLanes, parts);
+        store(scores + key / kDepth * width + n * kLanes, join(parts));
       } else {
         store(scores + key * width + n * kLanes, weigh(key, n));
       }
@@ -461,7 +471,7 @@ CPUATTN_NOINLINE const Unit* pack_weights(const RowTile& tile, const Run& run, c
         const bool exists = i < decltype(size)::value;
         parts[i] = exists ? load(weights + (key + i) * tile.width + lane) : zero();
       }
-      store_units(packed + key / kDepth * tile.width + lane, parts);
+      store(reinterpret_cast<Real*>(packed + key / kDepth * tile.width + lane), join(parts));
     }
   });
   return packed;
@@ -609,16 +619,32 @@ CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
   for (int vec = 0; vec < tile.vecs; ++vec) {
     const Destination to = destination(item, tile, vec);
     const bool started = (tile.started >> vec & 1u) != 0;
-    for (int64_t column = 0; column < item.head_dim_v; column += kLanes) {
+    const auto output = [&](int64_t column) CPUATTN_LAMBDA {
+      return mul(load(tile.output_t + column * tile.width + vec * kLanes), to.factor);
+    };
+    int64_t column = 0;
+    Vec block[kLanes];
+    if (kDepth > 1 && started) {
+      for (; to.rows.is_square_of_units(item.head_dim_v - column); column += kLanes * kDepth) {
+        for (int i = 0; i < kLanes; ++i) {
+          Vec parts[kDepth];
+          for (int j = 0; j < kDepth; ++j) {
+            parts[j] = output(column + i * kDepth + j);
+            finite = fma(parts[j], zero(), finite);
+          }
+          block[i] = join(parts);
+        }
+        store_square(block, to.rows.row, column / kDepth);
+      }
+    }
+    for (; column < item.head_dim_v; column += kLanes) {
       const int64_t count = item.head_dim_v - column;
-      const Real* p = tile.output_t + column * tile.width + vec * kLanes;
-      Vec block[kLanes];
       if (started && count >= kLanes) {
         CPUATTN_UNROLL
-        for (int i = 0; i < kLanes; ++i) block[i] = mul(load(p + i * tile.width), to.factor);
+        for (int i = 0; i < kLanes; ++i) block[i] = output(column + i);
       } else {
         for (int i = 0; i < kLanes; ++i) {
-          block[i] = started && i < count ? mul(load(p + i * tile.width), to.factor) : zero();
+          block[i] = started && i < count ? output(column + i) : zero();
         }
       }
       store_transposed(block, to.rows, column, count, finite);
@@ -638,7 +664,7 @@ CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, c
     const Vec base = select(equal(top, broadcast(kNegInf)), zero(), top);
     for (int64_t key = 0; key < count; ++key) {
       Real* p = scores + key * tile.width + vec * kLanes;
-      store(p, div(exp2(fma(load(p), factor, sub(zero(), base))), sum));
+      store(p, div(weight_of(fma(load(p), factor, sub(zero(), base))), sum));
     }
   }
   const bool dropped = item.weights_after_dropout && item.dropout.active;

@@ -43,6 +43,14 @@ CPUATTN_INLINE Vec exp2(Vec x) {
   }
 }
 
+// The same of degree 4, relative error 2.8e-6: for weights that are rounded to bfloat16, of which
+// it changes three in ten thousand, and those by one ulp.
+CPUATTN_INLINE Vec exp2_short(Vec x) {
+  Vec n;
+  const Vec f = split_exp2(x, n);
+  return scale_exp2(polynomial(f, {0.00958285309, 0.0559064246, 0.240240986, 0.693124193, 1.0}), n);
+}
+
 // tanh(x): Cephes' odd forms where cancellation would hurt (|x| < 0.625), elsewhere
 // 1 - 2 / (exp(2|x|) + 1), written with exp(-2|x|) <= 1 so that nothing overflows.
 CPUATTN_INLINE Vec tanh(Vec x) {

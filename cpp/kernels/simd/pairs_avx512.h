@@ -21,25 +21,28 @@ constexpr DType kUnitType = DType::kBFloat16;
 constexpr int kDepth = 2;
 constexpr bool kFoldsScale = false;
 
-CPUATTN_INLINE Operand load_units(const Unit* p) {
-  return (Operand)(_mm512_loadu_si512(p));
-}
+CPUATTN_INLINE Operand load_units(const Unit* p) { return (Operand)_mm512_loadu_si512(p); }
 CPUATTN_INLINE Operand load_units_first(const Unit* p, int n) {
-  return (Operand)(_mm512_maskz_loadu_epi32(first_lanes(n), p));
+  return (Operand)_mm512_maskz_loadu_epi32(first_lanes(n), p);
 }
-CPUATTN_INLINE Operand spread_unit(const Unit* p) {
-  return (Operand)(_mm512_set1_epi32(p->bits));
-}
+CPUATTN_INLINE Operand spread_unit(const Unit* p) { return (Operand)_mm512_set1_epi32(p->bits); }
 CPUATTN_INLINE Operand no_units() { return (Operand)_mm512_setzero_si512(); }
 CPUATTN_INLINE Vec multiply_add(Operand a, Operand b, Vec c) { return _mm512_dpbf16_ps(c, a, b); }
+// The low and the high sixteen halves of a register, side by side.
+CPUATTN_INLINE Vec join_halves(__m512i halves) {
+  const __m512i order =
+      _mm512_setr_epi32(0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005,
+                        0x00160006, 0x00170007, 0x00180008, 0x00190009, 0x001a000a, 0x001b000b,
+                        0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f);
+  return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves));
+}
 // Rounds to nearest, ties to even.
-CPUATTN_INLINE void store_units(Unit* p, const Vec (&v)[kDepth]) {
-  const __m512i interleave = _mm512_setr_epi32(
-      0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006,
-      0x00170007, 0x00180008, 0x00190009, 0x001a000a, 0x001b000b, 0x001c000c, 0x001d000d,
-      0x001e000e, 0x001f000f);
-  const __m512i halves = (__m512i)(_mm512_cvtne2ps_pbh(v[1], v[0]));
-  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(interleave, halves));
+CPUATTN_INLINE Vec join(const Vec (&v)[kDepth]) {
+  return join_halves((__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]));
+}
+CPUATTN_INLINE Vec join_rows(const char* p, int64_t step) {
+  return join_halves(
+      _mm512_inserti64x4(_mm512_castsi256_si512(load_half(p)), load_half(p + step), 1));
 }
 CPUATTN_INLINE void store_row_units(Unit* p, Vec v) {
   store_half(reinterpret_cast<char*>(p), (__m256i)_mm512_cvtneps_pbh(v));

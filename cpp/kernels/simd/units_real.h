@@ -11,7 +11,9 @@
 //   load_units(p) load_units_first(p, n)     kLanes units; only the first n are touched, others 0
 //   spread_unit(p) no_units()      one unit in every lane; 0
 //   multiply_add(a, b, c)          c + the sum of a * b over the elements of each unit
-//   store_units(p, v)              kDepth vectors, side by side in each unit
+//   join(v) join_rows(p, step)     kLanes units, as the bits of a Vec: kDepth vectors of numbers,
+//   or
+//                                  kDepth rows of elements, side by side
 //   store_row_units(p, v)          one vector, its lanes adjacent
 //   interleave(even, odd, out) in_order(v)   for pairs: see simd/pairs_avx512.h
 #pragma once
@@ -31,7 +33,10 @@ CPUATTN_INLINE Operand load_units_first(const Unit* p, int n) { return load_firs
 CPUATTN_INLINE Operand spread_unit(const Unit* p) { return broadcast(*p); }
 CPUATTN_INLINE Operand no_units() { return zero(); }
 CPUATTN_INLINE Vec multiply_add(Operand a, Operand b, Vec c) { return fma(a, b, c); }
-CPUATTN_INLINE void store_units(Unit* p, const Vec (&v)[kDepth]) { store(p, v[0]); }
+CPUATTN_INLINE Vec join(const Vec (&v)[kDepth]) { return v[0]; }
+CPUATTN_INLINE Vec join_rows(const char* p, int64_t) {
+  return load(reinterpret_cast<const Real*>(p));
+}
 CPUATTN_INLINE void store_row_units(Unit* p, Vec v) { store(p, v); }
 CPUATTN_INLINE void interleave(Operand, Operand, Operand (&)[2]) {}
 CPUATTN_INLINE void in_order(Vec (&)[kDepth]) {}

@@ -84,12 +84,12 @@ CPUATTN_INLINE Mask mask_from_bits(uint32_t bits) { return static_cast<Mask>(bit
 CPUATTN_INLINE Vec select(Mask m, Vec a, Vec b) { return _mm512_mask_blend_ps(m, b, a); }
 CPUATTN_INLINE bool any(Mask m) { return m != 0; }
 
-// scalef takes 2^n for any n, gradual underflow included, so no clamp against overflow of the
-// exponent field is needed; the clamp here only keeps -inf - (-inf) out of the fraction.
+// scalef takes 2^n for any n, gradual underflow included, so nothing needs a clamp; reduce gives 0,
+// not NaN, for -inf.
 CPUATTN_INLINE Vec split_exp2(Vec x, Vec& n) {
-  const Vec clamped = _mm512_max_ps(_mm512_set1_ps(-1000.0f), x);  // NaN: second operand, kept
-  n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return _mm512_sub_ps(clamped, n);
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  n = _mm512_roundscale_ps(x, kNearest);
+  return _mm512_reduce_ps(x, kNearest);
 }
 CPUATTN_INLINE Vec scale_exp2(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
 

@@ -20,7 +20,7 @@ constexpr DType kRealType = DType::kFloat64;
 constexpr int kLanes = 8;
 constexpr int kMicroRows = 6;
 constexpr int kMicroVecs = 4;
-constexpr int kTileVecs = 8;
+constexpr int kTileVecs = 4;
 constexpr int kDotRows = 4;
 constexpr int kDecodeRows = 8;
 
@@ -56,10 +56,12 @@ CPUATTN_INLINE Mask mask_from_bits(uint32_t bits) { return static_cast<Mask>(bit
 CPUATTN_INLINE Vec select(Mask m, Vec a, Vec b) { return _mm512_mask_blend_pd(m, b, a); }
 CPUATTN_INLINE bool any(Mask m) { return m != 0; }
 
+// scalef takes 2^n for any n, gradual underflow included, so nothing needs a clamp; reduce gives 0,
+// not NaN, for -inf.
 CPUATTN_INLINE Vec split_exp2(Vec x, Vec& n) {
-  const Vec clamped = _mm512_max_pd(_mm512_set1_pd(-5000.0), x);  // NaN: second operand, kept
-  n = _mm512_roundscale_pd(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return _mm512_sub_pd(clamped, n);
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  n = _mm512_roundscale_pd(x, kNearest);
+  return _mm512_reduce_pd(x, kNearest);
 }
 CPUATTN_INLINE Vec scale_exp2(Vec p, Vec n) { return _mm512_scalef_pd(p, n); }
 
