@@ -61,6 +61,7 @@ else()
 endif()
 
 set(CPUATTN_COMPILED_ISAS "")
+cpuattn_add_isa(amx_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16 -mamx-tile -mamx-bf16)
 cpuattn_add_isa(avx512_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16)
 cpuattn_add_isa(avx512 "x86_64|amd64" ${avx512_flags})
 cpuattn_add_isa(avx2 "x86_64|amd64" ${avx2_flags})

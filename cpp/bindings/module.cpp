@@ -221,17 +221,34 @@ PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyO
   return results.convert(query) ? results.release() : nullptr;
 }
 
-void note_copy(const char* name, const View& view, const AttentionProblem& p, int64_t columns,
-               const Plan& plan, nb::list& copies) {
-  const bool plain = has_plain_rows({view.data, view.row_step, view.col_step, view.dtype});
-  const bool converted = !plan.is_decode && is_half(view.dtype);
-  if ((plain && !converted) || p.kv_len == 0) return;
-  const int64_t size =
-      item_size(p.query.dtype == DType::kFloat64 ? p.query.dtype : DType::kFloat32);
-  const char* why = converted                                ? "its 16-bit elements become float32"
-                    : view.col_step != item_size(view.dtype) ? "its columns are not adjacent"
-                    : view.row_step % 4096 == 0 ? "its rows are a multiple of 4096 bytes apart"
-                                                : "its rows are not aligned";
+// Why blocks of keys or values are copied into scratch; nullptr where they are read in place.
+const char* copy_reason(const AttentionProblem& p, const Plan& plan, const View& view,
+                        bool is_value) {
+  const bool bfloat16 = plan.table == plan.isa->bfloat16;
+  if (bfloat16 && plan.planes > 1) return "its elements are split into bfloat16 terms";
+  if (bfloat16 && view.dtype != DType::kBFloat16) return "its elements become bfloat16";
+  if (bfloat16 && is_value && !plan.is_decode) return "the keys of a product go side by side";
+  if (!bfloat16 && !plan.is_decode && is_half(view.dtype)) {
+    return "its 16-bit elements become float32";
+  }
+  if (has_plain_rows({view.data, view.row_step, view.col_step, view.dtype})) {
+    const int64_t multiple = !bfloat16 ? 1 : plan.table->max_planes > 1 ? 32 : 2;
+    const bool whole = (is_value ? p.head_dim_v : p.head_dim) % multiple == 0;
+    return whole ? nullptr : "its rows are padded to whole products";
+  }
+  if (view.col_step != item_size(view.dtype)) return "its columns are not adjacent";
+  return view.row_step % 4096 == 0 ? "its rows are a multiple of 4096 bytes apart"
+                                   : "its rows are not aligned";
+}
+
+void note_copy(const char* name, const AttentionProblem& p, const Plan& plan, bool is_value,
+               nb::list& copies) {
+  const char* why = copy_reason(p, plan, is_value ? p.value : p.key, is_value);
+  if (why == nullptr || p.kv_len == 0) return;
+  const int64_t size = plan.table == plan.isa->bfloat16   ? 2 * plan.planes
+                       : p.query.dtype == DType::kFloat64 ? 8
+                                                          : 4;
+  const int64_t columns = is_value ? p.head_dim_v : p.head_dim;
   copies.append(nb::str("{}: {}; blocks of {} bytes are copied into scratch")
                     .format(name, why, plan.kernel->kv_block * columns * size));
 }
@@ -240,6 +257,7 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
   nb::dict d;
   d["isa"] = plan.isa->name;
   d["kernel"] = plan.is_decode ? "decode" : "prefill";
+  d["products"] = products(p, plan);
   d["lanes"] = plan.table->lanes;
   d["row_tile"] = plan.kernel->row_tile;
   d["row_block"] = plan.row_block;
@@ -252,8 +270,8 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
   d["shared_workspace_bytes"] = plan.call_scratch;
   d["estimated_microseconds"] = plan.microseconds;
   nb::list copies;
-  note_copy("key", p.key, p, p.head_dim, plan, copies);
-  note_copy("value", p.value, p, p.head_dim_v, plan, copies);
+  note_copy("key", p, plan, false, copies);
+  note_copy("value", p, plan, true, copies);
   d["copies"] = copies;
   nb::list notes;
   notes.append(
@@ -261,7 +279,11 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
                   ? "{} rows share each kv head, at most {}: lanes hold head_dim"
                   : "{} rows share each kv head, more than {} or weights are wanted: lanes "
                     "hold query rows")
-          .format(p.rows(), plan.table->decode_rows));
+          .format(p.rows(), plan.table->decode_rows > 0 ? plan.table->decode_rows
+                                                        : plan.isa->float32->decode_rows));
+  if (plan.fallback != nullptr) {
+    notes.append("items whose numbers bfloat16 cannot hold are computed in float32");
+  }
   if (plan.chunks > 1) {
     notes.append(nb::str("keys are split in chunks of {}, merged in order{}")
                      .format(plan.chunk, plan.parallel_chunks ? ", each a task of its own" : ""));

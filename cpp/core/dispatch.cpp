@@ -27,6 +27,12 @@ CPUATTN_DECLARE(avx512_bf16)
 #else
 #define CPUATTN_TABLES_avx512_bf16 nullptr, nullptr, nullptr
 #endif
+#ifdef CPUATTN_HAS_amx_bf16
+CPUATTN_DECLARE(amx_bf16)
+#define CPUATTN_TABLES_amx_bf16 CPUATTN_TABLES_avx512, &amx_bf16::kTable
+#else
+#define CPUATTN_TABLES_amx_bf16 nullptr, nullptr, nullptr
+#endif
 #ifdef CPUATTN_HAS_avx2
 CPUATTN_DECLARE(avx2)
 CPUATTN_DECLARE(avx2_f64)
@@ -51,7 +57,12 @@ constexpr uint32_t kNeedsAvx2 = kFeatureAvx2 | kFeatureFma | kFeatureF16c | kFea
 constexpr uint32_t kNeedsAvx512 = kNeedsAvx2 | kFeatureAvx512f | kFeatureAvx512bw |
                                   kFeatureAvx512dq | kFeatureAvx512vl | kFeatureZmmState;
 
+// The vector side of the AMX kernels converts by AVX512_BF16.
+constexpr uint32_t kNeedsAmx =
+    kFeatureAvx512Bf16 | kFeatureAmxTile | kFeatureAmxBf16 | kFeatureTileState;
+
 const Isa kIsas[] = {
+    {"amx_bf16", kNeedsAvx512 | kNeedsAmx, 0, CPUATTN_TABLES_amx_bf16},
     // VDPBF16PS does twice the products of FMA on AMD, and half of them on Intel.
     {"avx512_bf16", kNeedsAvx512 | kFeatureAvx512Bf16, kFeatureAmd, CPUATTN_TABLES_avx512_bf16},
     {"avx512", kNeedsAvx512, 0, CPUATTN_TABLES_avx512, nullptr},

@@ -37,25 +37,46 @@ double estimate_microseconds(const AttentionProblem& p, const Plan& plan) {
   return std::max(flops / (plan.table->lanes * 4 * 3.0e3), bytes / 20.0e3);
 }
 
-// Whether products of bfloat16 are what the inputs and the precision ask for.
-bool multiplies_bfloat16(const AttentionProblem& p) {
-  const bool both = p.query.dtype == DType::kBFloat16 && p.key.dtype == DType::kBFloat16;
-  return both || p.precision == Precision::kMedium;
+// Terms of bfloat16 that hold what inputs and precision ask for; 0 where they cannot or should not.
+int wanted_planes(const AttentionProblem& p, int max_planes) {
+  const bool bfloat16 = p.query.dtype == DType::kBFloat16 && p.key.dtype == DType::kBFloat16;
+  if (bfloat16 || p.precision == Precision::kMedium) return 1;
+  // Three products of two terms: exact for float16, and what "high" means for float32. Six of three
+  // terms would be exact for float32 and are slower than FMA (docs/design.md).
+  const bool float16 = p.query.dtype == DType::kFloat16 && p.key.dtype == DType::kFloat16;
+  return max_planes > 1 && (float16 || p.precision == Precision::kHigh) ? 2 : 0;
+}
+
+// A tile product takes 16 columns and 32 elements of depth, at some 14 times the rate of FMA.
+bool padding_pays(const AttentionProblem& p, int planes) {
+  constexpr int64_t kAdvantage = 10;
+  const int64_t products = planes * (planes + 1) / 2;
+  const int64_t padded = divide_up(p.head_dim, 32) * 32 + divide_up(p.head_dim_v, 16) * 16;
+  return padded * products <= kAdvantage * (p.head_dim + p.head_dim_v);
+}
+
+void choose_table(const AttentionProblem& p, Plan& plan) {
+  plan.table = p.query.dtype == DType::kFloat64 ? plan.isa->float64 : plan.isa->float32;
+  const KernelTable* table = plan.isa->bfloat16;
+  if (table == nullptr || p.query.dtype == DType::kFloat64) return;
+  const int planes = wanted_planes(p, table->max_planes);
+  const bool few = p.rows() <= plan.table->decode_rows && !p.weights;
+  // A few rows do not pay for making bfloat16 out of a wider cache.
+  if (planes == 0 || (few && (table->decode_rows == 0 || p.key.dtype != DType::kBFloat16))) return;
+  if (table->max_planes > 1 && !padding_pays(p, planes)) return;
+  plan.table = table;
+  plan.planes = planes;
 }
 
 void choose_kernel(const AttentionProblem& p, Plan& plan) {
-  if (p.query.dtype == DType::kFloat64) {
-    plan.table = plan.isa->float64;
-  } else if (plan.isa->bfloat16 != nullptr && multiplies_bfloat16(p)) {
-    // A few rows do not pay for making bfloat16 out of a wider cache.
-    const bool few = p.rows() <= plan.isa->bfloat16->decode_rows && !p.weights;
-    plan.table = few && p.key.dtype != DType::kBFloat16 ? plan.isa->float32 : plan.isa->bfloat16;
-  } else {
-    plan.table = plan.isa->float32;
-  }
-  const int64_t rows = p.rows();
-  plan.is_decode = rows <= plan.table->decode_rows && !p.weights;
+  choose_table(p, plan);
+  plan.is_decode = p.rows() <= plan.table->decode_rows && !p.weights;
   plan.kernel = plan.is_decode ? &plan.table->decode : &plan.table->prefill;
+  const bool exact = p.query.dtype == DType::kBFloat16 && p.key.dtype == DType::kBFloat16;
+  if (plan.table == plan.isa->bfloat16 && !exact) {
+    const KernelTable& other = *plan.isa->float32;
+    plan.fallback = plan.is_decode ? &other.decode : &other.prefill;
+  }
 }
 
 void choose_chunks(const AttentionProblem& p, Plan& plan) {
@@ -77,7 +98,11 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
   const int64_t tiles = divide_up(rows, tile);
   const int64_t tile_bytes = tile * real_size(p) * std::max<int64_t>(p.head_dim + p.head_dim_v, 1);
   int64_t per_item = std::clamp<int64_t>(kItemBytes / tile_bytes, 1, kMaxTilesPerItem);
-  while (per_item > 1 && plan.groups * divide_up(tiles, per_item) < 3 * plan.threads) --per_item;
+  // An item with a fallback may be computed otherwise as a whole: then it must not depend on
+  // threads.
+  while (per_item > 1 && plan.fallback == nullptr &&
+         plan.groups * divide_up(tiles, per_item) < 3 * plan.threads)
+    --per_item;
   plan.row_blocks = divide_up(tiles, per_item);
   plan.row_block = std::min(divide_up(tiles, plan.row_blocks) * tile, divide_up(rows, tile) * tile);
   plan.row_blocks = divide_up(rows, plan.row_block);
@@ -85,7 +110,11 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
 
 void size_scratch(const AttentionProblem& p, Plan& plan) {
   const int64_t block_rows = std::min(plan.row_block, std::max<int64_t>(p.rows(), 1));
-  plan.kernel_scratch = plan.kernel->scratch_bytes({block_rows, p.head_dim, p.head_dim_v});
+  const KernelShape shape{block_rows, p.head_dim, p.head_dim_v, plan.planes};
+  plan.kernel_scratch = plan.kernel->scratch_bytes(shape);
+  if (plan.fallback != nullptr) {
+    plan.kernel_scratch = std::max(plan.kernel_scratch, plan.fallback->scratch_bytes(shape));
+  }
   plan.state_bytes = real_size(p) * block_rows * (2 + (plan.chunks > 1 ? p.head_dim_v : 0));
   // Item scratch: the kernel's, one state to fill, one to merge into, one row for mean values.
   plan.item_scratch =
@@ -97,6 +126,12 @@ void size_scratch(const AttentionProblem& p, Plan& plan) {
 }
 
 }  // namespace
+
+const char* products(const AttentionProblem& p, const Plan& plan) {
+  if (p.query.dtype == DType::kFloat64) return "float64";
+  if (plan.table != plan.isa->bfloat16) return "float32";
+  return plan.planes == 1 ? "bfloat16" : "bfloat16 x3";
+}
 
 Plan make_plan(const AttentionProblem& p, const Isa& isa, int requested_threads) {
   Plan plan;

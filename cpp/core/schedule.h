@@ -17,6 +17,8 @@ struct Plan {
   const Isa* isa = nullptr;
   const KernelTable* table = nullptr;
   const Kernel* kernel = nullptr;
+  const Kernel* fallback = nullptr;  // for items whose numbers do not suit `kernel`
+  int planes = 1;                    // terms of a number in products of bfloat16
   bool is_decode = false;
 
   int64_t groups = 0;            // batch * num_kv_heads: sets of rows that share keys and values
@@ -34,6 +36,9 @@ struct Plan {
   int64_t call_scratch = 0;    // bytes per call: the partial states of parallel chunks
   double microseconds = 0.0;   // estimated work on one thread
 };
+
+// What the plan's products multiply: "float32", "float64", "bfloat16", "bfloat16 x3".
+const char* products(const AttentionProblem& problem, const Plan& plan);
 
 Plan make_plan(const AttentionProblem& problem, const Isa& isa, int requested_threads);
 

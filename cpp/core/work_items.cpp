@@ -109,6 +109,7 @@ WorkItem make_work_item(const AttentionProblem& p, const Plan& plan, int64_t ind
   item.softcap_factor = capped ? p.softcap * kLog2e : 0.0;
   item.alibi_slopes = from.heads(p.alibi_slopes);
   item.sinks = from.heads(p.sinks);
+  item.planes = plan.planes;
   item.weights_after_dropout = p.return_weights == ReturnWeights::kAfterDropout;
   resolve_dropout(from, item);
   return item;

@@ -61,7 +61,7 @@ CPUATTN_INLINE DecodeState take_decode_state(Arena& arena, const KernelShape& sh
     block.weights = kDepth == 1 ? reinterpret_cast<Unit*>(block.scores)
                                 : arena.take<Unit>(s.rows * units(kDecodeKeys));
     block.visible = arena.take<uint64_t>(s.rows);
-    block.scratch = take_kv_scratch(arena, kDecodeKeys, shape.head_dim, shape.head_dim_v);
+    block.scratch = take_kv_scratch(arena, kDecodeKeys, shape);
   }
   return s;
 }
@@ -70,6 +70,29 @@ int64_t decode_scratch_bytes(const KernelShape& shape) {
   Arena counter{nullptr, 0};
   take_decode_state(counter, shape);
   return counter.used;
+}
+
+CPUATTN_INLINE Rows open_rows(const KvPlane& plane, int64_t begin, int64_t end, int64_t columns,
+                              const KvScratch& s, Unit* copy) {
+  const bool readable = kDepth == 1 ? has_plain_rows(plane) : holds_units(plane, columns);
+  if (readable) return {plane.data + begin * plane.row_step, plane.row_step, plane.dtype};
+  copy_rows(plane, begin, end, columns, 1, s, copy);
+  return rows_at(copy, units(columns));
+}
+
+// Keys and values as rows along head_dim: for numbers of any dtype, for pairs of bfloat16.
+CPUATTN_NOINLINE KvBlock open_kv_rows(const WorkItem& item, int64_t begin, int64_t end,
+                                      const KvScratch& scratch, bool careful) {
+  KvBlock block{begin, end, {}, {}, true, 0, scratch.flagged};
+  block.key = open_rows(item.key, begin, end, item.head_dim, scratch, scratch.key);
+  if (careful) {
+    copy_rows(item.value, begin, end, item.head_dim_v, 1, scratch, scratch.value);
+    block.value = rows_at(scratch.value, units(item.head_dim_v));
+    flag_values(item, {1, units(item.head_dim_v) * kDepth, 1}, scratch, block);
+  } else {
+    block.value = open_rows(item.value, begin, end, item.head_dim_v, scratch, scratch.value);
+  }
+  return block;
 }
 
 CPUATTN_INLINE Real* row_max(const WorkItem& item) { return static_cast<Real*>(item.row_max); }
@@ -341,7 +364,7 @@ CPUATTN_INLINE void softmax_row(Real* scores, int64_t count, Real factor, bool m
   Vec sum = zero();
   for (int64_t key = 0; key < count; key += kLanes) {
     const Vec score = load(scores + key);
-    Vec weight = weight_of(fma(score, broadcast(factor), broadcast(-base)));
+    Vec weight = weight_of<kDepth == 1>(fma(score, broadcast(factor), broadcast(-base)));
     if (mark) weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     sum = add(sum, weight);
     store(scores + key, weight);
@@ -509,11 +532,14 @@ CPUATTN_INLINE bool decode_pass(const WorkItem& item, DecodeState& s, bool caref
   return close_rows(item, s);
 }
 
-void decode(const WorkItem& item) {
+bool decode(const WorkItem& item) {
   Arena arena{item.scratch, 0};
   DecodeState s =
-      take_decode_state(arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v});
-  if (!decode_pass(item, s, false) && may_hide_keys(item)) decode_pass(item, s, true);
+      take_decode_state(arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v, 1});
+  const bool finite = decode_pass(item, s, false);
+  if (!finite && rounds_inputs(item)) return false;
+  if (!finite && may_hide_keys(item)) decode_pass(item, s, true);
+  return true;
 }
 
 }  // namespace

@@ -43,6 +43,8 @@ CPUATTN_INLINE int64_t item_size(DType dtype) {
   }
 }
 
+constexpr double kLargestBFloat16 = 0x1.fep127;
+
 CPUATTN_INLINE bool is_float(DType dtype) { return dtype <= DType::kBFloat16; }
 CPUATTN_INLINE bool is_half(DType dtype) {
   return dtype == DType::kFloat16 || dtype == DType::kBFloat16;

@@ -3,14 +3,21 @@
 // products multiply.
 #pragma once
 
+#ifndef CPUATTN_GEMM
+#define CPUATTN_GEMM "kernels/tile_gemm.inl.h"
+#endif
+
 #include "kernels/vmath.inl.h"
 // clang-format off: each file builds on the ones before it
 #include "kernels/elements.inl.h"
-#include "kernels/tile_gemm.inl.h"
+#include "kernels/operands.inl.h"
+#include CPUATTN_GEMM
 #include "kernels/score_mods.inl.h"
 #include "kernels/kv_block.inl.h"
 #include "kernels/prefill.inl.h"
+#ifndef CPUATTN_PREFILL_ONLY
 #include "kernels/decode.inl.h"
+#endif
 // clang-format on
 
 namespace cpuattn {
@@ -23,9 +30,15 @@ extern const KernelTable kTable;
 const KernelTable kTable = {
     CPUATTN_NAME_OF(CPUATTN_ISA),
     kLanes,
-    kDecodeRows,
+    kMaxPlanes,
     {kTileRows, kPrefillKeys, prefill_scratch_bytes, prefill},
+#ifdef CPUATTN_PREFILL_ONLY
+    0,
+    {},
+#else
+    kDecodeRows,
     {1, kDecodeKeys, decode_scratch_bytes, decode},
+#endif
 };
 
 }  // namespace CPUATTN_ISA

@@ -52,23 +52,30 @@ struct PrefillScratch {
   KvScratch kv;
 };
 
+// Rows of query_t and output_t, in whatever multiple the products want.
+CPUATTN_INLINE int64_t query_rows(const KernelShape& shape) {
+  return shape.planes * units(shape.head_dim);
+}
+CPUATTN_INLINE int64_t output_rows(const KernelShape& shape) {
+  return round_up(shape.head_dim_v, kUnitGroup);
+}
+
 CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelShape& shape) {
   const int64_t tiles = (shape.row_block + kTileRows - 1) / kTileRows;
   PrefillScratch s;
   s.tiles = arena.take<RowTile>(tiles);
   for (int64_t t = 0; t < tiles; ++t) {
-    Unit* query_t = arena.take<Unit>(units(shape.head_dim) * kTileRows);
-    Real* output_t = arena.take<Real>(shape.head_dim_v * kTileRows);
+    Unit* query_t = arena.take<Unit>(query_rows(shape) * kTileRows);
+    Real* output_t = arena.take<Real>(output_rows(shape) * kTileRows);
     if (s.tiles != nullptr) {
       s.tiles[t].query_t = query_t;
       s.tiles[t].output_t = output_t;
     }
   }
   s.scores = arena.take<Real>(kPrefillKeys * kTileRows);
-  s.packed = arena.take<Unit>(kDepth > 1 ? units(kPrefillKeys) * kTileRows : 0);
+  s.packed = arena.take<Unit>(kDepth > 1 ? shape.planes * units(kPrefillKeys) * kTileRows : 0);
   s.visible = arena.take<uint64_t>(kPrefillKeys + kWordKeys);
-  s.kv = take_kv_scratch(arena, keys_per_block(shape.head_dim, shape.head_dim_v), shape.head_dim,
-                         shape.head_dim_v);
+  s.kv = take_kv_scratch(arena, keys_per_block(shape.head_dim, shape.head_dim_v), shape);
   return s;
 }
 
@@ -103,29 +110,41 @@ CPUATTN_INLINE Real score_factor(const WorkItem& item) {
   return factor < 0 ? -factor : factor;
 }
 
-CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
+// Units from one plane of query_t, and of the weights, to the next.
+CPUATTN_INLINE int64_t query_plane(const WorkItem& item, const RowTile& tile) {
+  return units(item.head_dim) * tile.width;
+}
+CPUATTN_INLINE int64_t weight_plane(const RowTile& tile) {
+  return units(kPrefillKeys) * tile.width;
+}
+
+CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile, bool* unsuited) {
   const Vec factor = broadcast(query_factor(item));
   for (int vec = 0; vec < tile.vecs; ++vec) {
     const LaneRows rows = lane_rows(item.query, tile, vec);
+    const auto put = [&](int p, int64_t unit, Vec units_of_rows) CPUATTN_LAMBDA {
+      Unit* out = tile.query_t + p * query_plane(item, tile) + unit * tile.width;
+      store(reinterpret_cast<Real*>(out) + vec * kLanes, units_of_rows);
+    };
     int64_t column = 0;
     Vec block[kLanes];
-    const auto put = [&](int64_t unit, Vec units_of_rows) CPUATTN_LAMBDA {
-      store(reinterpret_cast<Real*>(tile.query_t + unit * tile.width) + vec * kLanes,
-            units_of_rows);
-    };
-    if (kDepth > 1 && query_factor(item) == 1) {  // units are moved as they are
+    if (kDepth > 1 && planes_of(item) == 1 && query_factor(item) == 1) {  // units as they are
       for (; rows.is_square_of_units(item.head_dim - column); column += kLanes * kDepth) {
         load_square(rows.row, column / kDepth, block);
-        for (int i = 0; i < kLanes; ++i) put(column / kDepth + i, block[i]);
+        for (int i = 0; i < kLanes; ++i) put(0, column / kDepth + i, block[i]);
       }
     }
-    for (; column < item.head_dim; column += kLanes) {
-      const int64_t count = smaller(kLanes, item.head_dim - column);
-      load_transposed(rows, column, count, block);
+    for (; column < units(item.head_dim) * kDepth; column += kLanes) {
+      const int64_t count = smaller(kLanes, units(item.head_dim) * kDepth - column);
+      load_transposed(rows, column, item.head_dim - column, block);
       const auto pack = [&](int i) CPUATTN_LAMBDA {
-        Vec parts[kDepth];
-        for (int j = 0; j < kDepth; ++j) parts[j] = mul(block[i + j], factor);
-        put((column + i) / kDepth, join(parts));
+        Vec rest[kDepth];
+        for (int j = 0; j < kDepth; ++j) {
+          rest[j] = mul(block[i + j], factor);
+          if (planes_of(item) > 1 && is_tiny(rest[j])) *unsuited = true;
+        }
+        join_terms(rest, planes_of(item),
+                   [&](int p, Vec v) CPUATTN_LAMBDA { put(p, (column + i) / kDepth, v); });
       };
       if (count == kLanes) {
         CPUATTN_UNROLL
@@ -178,7 +197,8 @@ CPUATTN_INLINE void find_ranges(const WorkItem& item, RowTile& tile) {
   }
 }
 
-CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile& tile) {
+CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile& tile,
+                                bool* unsuited) {
   tile.first_row = first_row;
   tile.rows = static_cast<int>(smaller(kTileRows, item.row_end - first_row));
   tile.vecs = (tile.rows + kLanes - 1) / kLanes;
@@ -186,7 +206,7 @@ CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile
   tile.started = 0;
   divide_rows(item, first_row, tile.rows, tile.of);
   find_ranges(item, tile);
-  pack_query(item, tile);
+  pack_query(item, tile, unsuited);
   for (int i = 0; i < tile.rows; ++i) {
     start_row(item, tile.of[i], tile.row_max[i], tile.row_sum[i]);
   }
@@ -387,7 +407,10 @@ CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, Real
 
 // scores^T of one run, -inf where a row does not see a key; in log2 units after pending_factor.
 CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
-                              const Run& run, Real* scores, bool fetch) {
+                              const Run& run, const PrefillScratch& scratch, bool fetch) {
+  Real* scores = scratch.scores;
+  const Planes planes{planes_of(item), key_plane(scratch.kv, item.head_dim),
+                      query_plane(item, tile)};
   const int64_t stride = block.key.step / static_cast<int64_t>(sizeof(Unit));
   const Unit* keys =
       reinterpret_cast<const Unit*>(block.key.data) + (run.begin - block.begin) * stride;
@@ -399,7 +422,7 @@ CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const K
     const int64_t lane = vec * kLanes;
     score_columns<decltype(size)::value>(keys, stride, run.end - run.begin, tile.query_t + lane,
                                          units(item.head_dim), tile.width, visible,
-                                         static_cast<int>(lane), scores + lane, ahead);
+                                         static_cast<int>(lane), scores + lane, planes, ahead);
   });
   if (!changed) return;
   if (!kFoldsScale) apply_factor(item, tile, run, scores);
@@ -409,11 +432,18 @@ CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const K
   if (run.visible != nullptr) apply_visibility(tile, run, scores);
 }
 
+// Zeroes what follows `count` weights, up to a whole group of units, in `vecs` vectors of rows.
+CPUATTN_INLINE void clear_units(Real* first, int64_t width, int64_t count, int vecs) {
+  for (int64_t unit = (count + kDepth - 1) / kDepth; unit < units(count); ++unit, first += width) {
+    for (int n = 0; n < vecs; ++n) store(first + n * kLanes, zero());
+  }
+}
+
 // Online softmax (Milakov and Gimelshein 2018) of N vectors of rows, vertical over the keys:
 // scores become weights 2^(score * factor - max), `rescale` is what older sums and outputs shrink
 // by. kMark writes -0 for a key that the row does not see, to tell it from a weight that
 // underflowed. kPack writes units, in place: none is written before its keys were read.
-template <int N, bool kMark, bool kPack>
+template <int N, bool kFull, bool kMark, bool kPack>
 CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width, Real factor,
                                       Real* row_max, Real* row_sum, Real* rescale) {
   const Vec scale = broadcast(factor);
@@ -425,7 +455,9 @@ CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width
   }
   for (int n = 0; n < N; ++n) {
     const Vec old = load(row_max + n * kLanes);
-    top[n] = max(mul(top[n], scale), old);
+    const Vec highest = max(mul(top[n], scale), old);
+    const Vec limit = add(old, broadcast(kStaleMax));
+    top[n] = kStaleMax > 0 ? select(less(limit, highest), highest, old) : highest;
     store(row_max + n * kLanes, top[n]);
     // A row that has seen nothing yet keeps a base of 0: -inf - (-inf) would be NaN.
     const Vec base = select(equal(top[n], broadcast(kNegInf)), zero(), top[n]);
@@ -435,7 +467,7 @@ CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width
   }
   const auto weigh = [&](int64_t key, int n) CPUATTN_LAMBDA {
     const Vec score = load(scores + key * width + n * kLanes);
-    Vec weight = weight_of(fma(score, scale, minus_base[n]));
+    Vec weight = weight_of<kFull>(fma(score, scale, minus_base[n]));
     if constexpr (kMark) {
       weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
     }
@@ -455,26 +487,39 @@ CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width
       }
     }
   });
+  if constexpr (kPack) clear_units(scores + (count + kDepth - 1) / kDepth * width, width, count, N);
   for (int n = 0; n < N; ++n) {
     Real* p = row_sum + n * kLanes;
     store(p, fma(load(p), load(rescale + n * kLanes), sum[n]));
   }
 }
 
+template <int N, bool kFull>
+CPUATTN_INLINE auto softmax_for(bool pack, bool mark) {
+  return pack   ? softmax_columns<N, kFull, false, true>
+         : mark ? softmax_columns<N, kFull, true, false>
+                : softmax_columns<N, kFull, false, false>;
+}
+
 // Weights as units, for what softmax_columns could not pack.
-CPUATTN_NOINLINE const Unit* pack_weights(const RowTile& tile, const Run& run, const Real* weights,
-                                          Unit* packed) {
-  for_groups<kDepth>(0, run.end - run.begin, [&](int64_t key, auto size) CPUATTN_LAMBDA {
-    for (int64_t lane = run.first_vec * kLanes; lane < run.last_vec * kLanes; lane += kLanes) {
-      Vec parts[kDepth];
+CPUATTN_NOINLINE void pack_weights(const RowTile& tile, const Run& run, int planes,
+                                   const Real* weights, Unit* packed) {
+  const int64_t count = run.end - run.begin;
+  const auto at = [&](int p, int64_t key, int64_t lane) CPUATTN_LAMBDA {
+    Unit* row = packed + p * weight_plane(tile) + (key + kDepth - 1) / kDepth * tile.width;
+    return reinterpret_cast<Real*>(row + lane);
+  };
+  for (int64_t lane = run.first_vec * kLanes; lane < run.last_vec * kLanes; lane += kLanes) {
+    for_groups<kDepth>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
+      Vec rest[kDepth];
       for (int i = 0; i < kDepth; ++i) {
         const bool exists = i < decltype(size)::value;
-        parts[i] = exists ? load(weights + (key + i) * tile.width + lane) : zero();
+        rest[i] = exists ? load(weights + (key + i) * tile.width + lane) : zero();
       }
-      store(reinterpret_cast<Real*>(packed + key / kDepth * tile.width + lane), join(parts));
-    }
-  });
-  return packed;
+      join_terms(rest, planes, [&](int p, Vec v) CPUATTN_LAMBDA { store(at(p, key, lane), v); });
+    });
+    for (int p = 0; p < planes; ++p) clear_units(at(p, count, lane), tile.width, count, 1);
+  }
 }
 
 // Zeroes dropped weights of the tile; the sign survives, so a marked -0 stays marked.
@@ -531,7 +576,8 @@ CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, con
 // output^T takes in one run. Vectors that hold nothing yet are overwritten or cleared first.
 CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
                                const Run& run, const Unit* weights, const Real* rescale,
-                               bool fetch) {
+                               const KvScratch& scratch, bool fetch) {
+  const Planes planes{planes_of(item), value_plane(scratch, item.head_dim_v), weight_plane(tile)};
   const uint32_t mine = ((1u << run.last_vec) - 1u) & ~((1u << run.first_vec) - 1u);
   const bool fresh = (tile.started & mine) == 0;
   for (int vec = run.first_vec; vec < run.last_vec && !fresh; ++vec) {
@@ -541,15 +587,15 @@ CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBloc
   }
   tile.started |= mine;
   const int64_t stride = block.value.step / static_cast<int64_t>(sizeof(Unit));
-  const Unit* values =
-      reinterpret_cast<const Unit*>(block.value.data) + (run.begin - block.begin) / kDepth * stride;
+  const Unit* values = reinterpret_cast<const Unit*>(block.value.data) +
+                       (run.begin - block.begin) / kDepth * (kTransposesValues ? 1 : stride);
   const Ahead ahead{values + keys_per_block(item.head_dim, item.head_dim_v) * stride, stride,
                     fetch ? item.head_dim_v : 0};
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
     output_columns<decltype(size)::value>(
         values, stride, units(run.end - run.begin), weights + lane, item.head_dim_v, tile.width,
-        fresh ? nullptr : rescale + lane, tile.output_t + lane, ahead);
+        fresh ? nullptr : rescale + lane, tile.output_t + lane, planes, ahead);
   });
 }
 
@@ -558,25 +604,25 @@ CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBloc
                                const Run& run, const PrefillScratch& scratch) {
   const bool fetch = block.in_place && tile.first_row == item.row_begin;
   Real* scores = scratch.scores;
-  score_run(item, tile, block, run, scores, fetch);
+  score_run(item, tile, block, run, scratch, fetch);
   Real rescale[kTileRows];
   const Real factor = pending_factor(item);
   const bool mark = block.flagged_count > 0;
-  const bool pack = !mark && !item.dropout.active;
+  const bool pack = !mark && !item.dropout.active && planes_of(item) == 1;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     constexpr int N = decltype(size)::value;
     const int64_t lane = vec * kLanes;
-    const auto softmax = pack   ? softmax_columns<N, false, true>
-                         : mark ? softmax_columns<N, true, false>
-                                : softmax_columns<N, false, false>;
+    const auto softmax = planes_of(item) > 1 ? softmax_for < N,
+               kDepth == 1 || kMaxPlanes != 1 > (pack, mark)
+        : softmax_for<N, kDepth == 1>(pack, mark);
     softmax(scores + lane, run.end - run.begin, tile.width, factor, tile.row_max + lane,
             tile.row_sum + lane, rescale + lane);
   });
   if (item.dropout.active) drop_weights(item, tile, run, scores);
   const bool packed = pack || kDepth == 1;
-  const Unit* weights = packed ? reinterpret_cast<const Unit*>(scores)
-                               : pack_weights(tile, run, scores, scratch.packed);
-  output_run(item, tile, block, run, weights, rescale, fetch);
+  if (!packed) pack_weights(tile, run, planes_of(item), scores, scratch.packed);
+  const Unit* weights = packed ? reinterpret_cast<const Unit*>(scores) : scratch.packed;
+  output_run(item, tile, block, run, weights, rescale, scratch.kv, fetch);
   if (mark) add_flagged(item, tile, block, run, scores);
 }
 
@@ -664,7 +710,7 @@ CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, c
     const Vec base = select(equal(top, broadcast(kNegInf)), zero(), top);
     for (int64_t key = 0; key < count; ++key) {
       Real* p = scores + key * tile.width + vec * kLanes;
-      store(p, div(weight_of(fma(load(p), factor, sub(zero(), base))), sum));
+      store(p, div(exp2(fma(load(p), factor, sub(zero(), base))), sum));
     }
   }
   const bool dropped = item.weights_after_dropout && item.dropout.active;
@@ -709,7 +755,7 @@ CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& sc
 CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scratch, int64_t tiles,
                                  bool careful) {
   for (int64_t t = 0; t < tiles; ++t) {
-    open_tile(item, item.row_begin + t * kTileRows, scratch.tiles[t]);
+    open_tile(item, item.row_begin + t * kTileRows, scratch.tiles[t], scratch.kv.unsuited);
   }
   for_kv_blocks(item, scratch, tiles, careful, [&](RowTile& tile, const KvBlock& block) {
     for_runs(item, tile, block, scratch.visible,
@@ -720,30 +766,40 @@ CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scr
   return finite;
 }
 
+// Whether units hold less than the inputs: what is not finite may then come of rounding.
+CPUATTN_INLINE bool rounds_inputs(const WorkItem& item) {
+  return kDepth > 1 && !(item.query.dtype == kUnitType && item.key.dtype == kUnitType);
+}
+
 // Whether some row of the item may not see a key that is computed for another row.
 CPUATTN_INLINE bool may_hide_keys(const WorkItem& item) {
   return has_bits(item) || item.bias.data != nullptr || item.band_left != kOpen ||
          item.band_right != kOpen || item.kv_length < item.kv_len || item.q_length < INT64_MAX;
 }
 
-void prefill(const WorkItem& item) {
+bool prefill(const WorkItem& item) {
+#ifdef CPUATTN_SESSION
+  const CPUATTN_SESSION session;
+#endif
   Arena arena{item.scratch, 0};
-  const PrefillScratch scratch =
-      take_prefill_scratch(arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v});
+  const PrefillScratch scratch = take_prefill_scratch(
+      arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v, planes_of(item)});
   const int64_t tiles = (item.row_end - item.row_begin + kTileRows - 1) / kTileRows;
+  *scratch.kv.unsuited = false;
   // 0 * NaN is NaN: a hidden key's value row can leak through a weight of 0. It shows in the
   // output, so the fast pass needs no test in its loops and the rare item is done again with care.
-  if (!prefill_pass(item, scratch, tiles, false) && may_hide_keys(item)) {
-    prefill_pass(item, scratch, tiles, true);
-  }
+  const bool finite = prefill_pass(item, scratch, tiles, false);
+  if (*scratch.kv.unsuited || (!finite && rounds_inputs(item))) return false;
+  if (!finite && may_hide_keys(item)) prefill_pass(item, scratch, tiles, true);
   if (item.weights.data != nullptr) {
     for_kv_blocks(item, scratch, tiles, false, [&](RowTile& tile, const KvBlock& block) {
       for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
-        score_run(item, tile, block, run, scratch.scores, false);
+        score_run(item, tile, block, run, scratch, false);
         write_weights(item, tile, run, scratch.scores);
       });
     });
   }
+  return true;
 }
 
 }  // namespace

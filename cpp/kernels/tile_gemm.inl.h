@@ -17,6 +17,13 @@ namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
 
+// What the operands have to look like: see amx_gemm.inl.h for other answers.
+constexpr int kUnitGroup = 1;              // units of a sum come in multiples of this
+constexpr int kKeyGroup = 1;               // and keys
+constexpr int kMaxPlanes = 1;              // terms of a number
+constexpr bool kTransposesValues = false;  // values lie as (key, column)
+constexpr Real kStaleMax = 0;              // by how much a score may exceed the maximum in use
+
 // A strided operand: unit (m, k) lies at data[m * row_step + k * step].
 struct StridedOperand {
   const Unit* data;
@@ -48,46 +55,6 @@ constexpr int64_t kDepthBlock = 128;
 // A single vector of rows needs twice the chains to cover the latency of FMA.
 constexpr int micro_rows(int vecs) { return vecs == 1 ? 2 * kMicroRows : kMicroRows; }
 
-template <int kValue>
-struct Count {
-  static constexpr int value = kValue;
-};
-
-// Calls body(first, Count<n>) with the one n in 1..kMax that equals count (none when count is 0).
-template <int kMax, class Body>
-CPUATTN_INLINE void with_count(int64_t first, int count, Body body) {
-  if constexpr (kMax > 0) {
-    if (count == kMax) {
-      body(first, Count<kMax>{});
-    } else {
-      with_count<kMax - 1>(first, count, body);
-    }
-  }
-}
-
-// Covers [begin, end) by groups of kGroup and one smaller rest: body(first, Count<size>).
-template <int kGroup, class Body>
-CPUATTN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
-  for (; begin + kGroup <= end; begin += kGroup) body(begin, Count<kGroup>{});
-  with_count<kGroup - 1>(begin, static_cast<int>(end - begin), body);
-}
-
-// Rows that are read later, fetched bit by bit while a product runs; columns == 0 fetches nothing.
-// The products read keys and values by scalars, too slowly for the hardware to run ahead of them.
-struct Ahead {
-  const Unit* rows;
-  int64_t stride;
-  int64_t columns;
-};
-
-CPUATTN_INLINE void fetch_rows(const Ahead& ahead, int64_t begin, int64_t end) {
-  if (ahead.columns == 0) return;
-  for (int64_t row = begin; row < end; ++row) {
-    const Unit* p = ahead.rows + row * ahead.stride;
-    for (int64_t c = 0; c < ahead.columns; c += 16) prefetch(p + c);
-  }
-}
-
 // scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows and `head_dim`
 // units. Where `visible` is given, bit `lane` of visible[key] says whether the score stands or is
 // -inf.
@@ -95,7 +62,7 @@ template <int N>
 CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_t count,
                                     const Unit* query_t, int64_t head_dim, int64_t tile_rows,
                                     const uint64_t* visible, int first_lane, Real* scores,
-                                    const Ahead& ahead) {
+                                    const Planes&, const Ahead& ahead) {
   for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
     constexpr int M = decltype(size)::value;
     Vec acc[M][N];
@@ -135,7 +102,8 @@ CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_
 template <int N>
 CPUATTN_NOINLINE void output_columns(const Unit* values, int64_t value_stride, int64_t count,
                                      const Unit* weights, int64_t head_dim_v, int64_t tile_rows,
-                                     const Real* rescale, Real* output, const Ahead& ahead) {
+                                     const Real* rescale, Real* output, const Planes&,
+                                     const Ahead& ahead) {
   Vec factor[N];
   for (int n = 0; n < N; ++n) {
     factor[n] = rescale != nullptr ? load(rescale + n * kLanes) : zero();

@@ -99,6 +99,8 @@ struct WorkItem {
   Dropout dropout;
   double weight_factor;  // 1 / (1 - dropout_p)
 
+  int planes;  // bfloat16 products: terms into which a number is split
+
   bool weights_after_dropout;
   bool start_from_sinks;  // this chunk carries the sinks
   bool partial;           // write the unnormalised state instead of out
@@ -119,6 +121,7 @@ constexpr int64_t kOpen = INT64_MAX;
 struct KernelShape {
   int64_t row_block;  // rows of the largest item
   int64_t head_dim, head_dim_v;
+  int planes;
 };
 
 // One algorithm of one ISA.
@@ -126,15 +129,17 @@ struct Kernel {
   int row_tile;      // rows are best given in multiples of this
   int64_t kv_block;  // keys of one online-softmax step
   int64_t (*scratch_bytes)(const KernelShape&);
-  void (*run)(const WorkItem&);
+  // False: the numbers do not suit this kernel, and the float32 kernel has to run.
+  bool (*run)(const WorkItem&);
 };
 
 // Everything an ISA exports.
 struct KernelTable {
   const char* isa;
   int lanes;
-  int decode_rows;  // up to this many rows `decode` is the faster kernel
+  int max_planes;   // > 1: a matrix unit, for which a number may be split into that many terms
   Kernel prefill;   // lanes hold query rows
+  int decode_rows;  // up to this many rows `decode` is the faster kernel; 0: there is none
   Kernel decode;    // lanes hold head_dim
 };
 
