@@ -14,6 +14,8 @@
 #include CPUATTN_GEMM
 #include "kernels/score_mods.inl.h"
 #include "kernels/kv_block.inl.h"
+#include "kernels/row_tile.inl.h"
+#include "kernels/runs.inl.h"
 #include "kernels/prefill.inl.h"
 #ifndef CPUATTN_PREFILL_ONLY
 #include "kernels/decode.inl.h"

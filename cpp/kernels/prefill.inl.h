@@ -19,30 +19,15 @@ namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
 
-constexpr int kTileRows = kTileVecs * kLanes;
-static_assert(kTileRows <= 64, "a visibility word holds one bit per row of a tile");
 constexpr int64_t kPrefillKeys = 128;  // keys of one step: two visibility words
 // Wide heads get blocks of half as many keys: the scratch for copied keys and values stays small.
 CPUATTN_INLINE int64_t keys_per_block(int64_t head_dim, int64_t head_dim_v) {
   return head_dim + head_dim_v > 512 ? kPrefillKeys / 2 : kPrefillKeys;
 }
-constexpr int64_t kRangeStep = 16;  // ranges of a vector of rows are widened to this many keys
-
-// One tile of query rows and its running state, all with rows in the lanes.
-struct RowTile {
-  int64_t first_row;
-  int rows, vecs;  // valid rows; vectors of lanes
-  int64_t width;   // vecs * kLanes: the stride of query_t, output_t and the score tile
-  Unit* query_t;   // (units of head_dim, width); scaled where units fold the scale
-  Real* output_t;  // (head_dim_v, width), unnormalised
-  Real row_max[kTileRows];
-  Real row_sum[kTileRows];
-  Row of[kTileRows];  // token and head of each row
-  KeyRange range[kTileRows];
-  // By vector of rows: columns that some row sees (widened), columns that every row sees.
-  KeyRange some[kTileVecs], every[kTileVecs];
-  uint32_t started;  // bit v: vector v of output_t holds something
-};
+// Units from one plane of the weights to the next.
+CPUATTN_INLINE int64_t weight_plane(const RowTile& tile) {
+  return units(kPrefillKeys) * tile.width;
+}
 
 struct PrefillScratch {
   RowTile* tiles;
@@ -51,14 +36,6 @@ struct PrefillScratch {
   uint64_t* visible;  // (kv_block + kWordKeys): a word of row bits per key
   KvScratch kv;
 };
-
-// Rows of query_t and output_t, in whatever multiple the products want.
-CPUATTN_INLINE int64_t query_rows(const KernelShape& shape) {
-  return shape.planes * units(shape.head_dim);
-}
-CPUATTN_INLINE int64_t output_rows(const KernelShape& shape) {
-  return round_up(shape.head_dim_v, kUnitGroup);
-}
 
 CPUATTN_INLINE PrefillScratch take_prefill_scratch(Arena& arena, const KernelShape& shape) {
   const int64_t tiles = (shape.row_block + kTileRows - 1) / kTileRows;
@@ -83,248 +60,6 @@ int64_t prefill_scratch_bytes(const KernelShape& shape) {
   Arena counter{nullptr, 0};
   take_prefill_scratch(counter, shape);
   return counter.used;
-}
-
-// ---------------------------------------------------------------- opening a tile
-
-// The rows of one vector of a tile in a caller's array.
-CPUATTN_INLINE LaneRows lane_rows(const RowPlane& plane, const RowTile& tile, int vec) {
-  LaneRows rows;
-  rows.valid = static_cast<int>(smaller(kLanes, tile.rows - vec * kLanes));
-  rows.dtype = plane.dtype;
-  rows.col_step = plane.col_step;
-  for (int i = 0; i < rows.valid; ++i) rows.row[i] = row_address(plane, tile.of[vec * kLanes + i]);
-  return rows;
-}
-
-// Where the factor of the scores goes: into the query, or (its size) to the softmax. A factor of 0
-// always goes into the query: it must not meet the -inf of a hidden key.
-CPUATTN_INLINE Real query_factor(const WorkItem& item) {
-  const Real factor = static_cast<Real>(item.query_factor);
-  if (kFoldsScale || factor == 0) return factor;
-  return factor < 0 ? -1 : 1;
-}
-CPUATTN_INLINE Real score_factor(const WorkItem& item) {
-  const Real factor = static_cast<Real>(item.query_factor);
-  if (kFoldsScale || factor == 0) return 1;
-  return factor < 0 ? -factor : factor;
-}
-
-// Units from one plane of query_t, and of the weights, to the next.
-CPUATTN_INLINE int64_t query_plane(const WorkItem& item, const RowTile& tile) {
-  return units(item.head_dim) * tile.width;
-}
-CPUATTN_INLINE int64_t weight_plane(const RowTile& tile) {
-  return units(kPrefillKeys) * tile.width;
-}
-
-CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile, bool* unsuited) {
-  const Vec factor = broadcast(query_factor(item));
-  for (int vec = 0; vec < tile.vecs; ++vec) {
-    const LaneRows rows = lane_rows(item.query, tile, vec);
-    const auto put = [&](int p, int64_t unit, Vec units_of_rows) CPUATTN_LAMBDA {
-      Unit* out = tile.query_t + p * query_plane(item, tile) + unit * tile.width;
-      store(reinterpret_cast<Real*>(out) + vec * kLanes, units_of_rows);
-    };
-    int64_t column = 0;
-    Vec block[kLanes];
-    if (kDepth > 1 && planes_of(item) == 1 && query_factor(item) == 1) {  // units as they are
-      for (; rows.is_square_of_units(item.head_dim - column); column += kLanes * kDepth) {
-        load_square(rows.row, column / kDepth, block);
-        for (int i = 0; i < kLanes; ++i) put(0, column / kDepth + i, block[i]);
-      }
-    }
-    for (; column < units(item.head_dim) * kDepth; column += kLanes) {
-      const int64_t count = smaller(kLanes, units(item.head_dim) * kDepth - column);
-      load_transposed(rows, column, item.head_dim - column, block);
-      const auto pack = [&](int i) CPUATTN_LAMBDA {
-        Vec rest[kDepth];
-        for (int j = 0; j < kDepth; ++j) {
-          rest[j] = mul(block[i + j], factor);
-          if (planes_of(item) > 1 && is_tiny(rest[j])) *unsuited = true;
-        }
-        join_terms(rest, planes_of(item),
-                   [&](int p, Vec v) CPUATTN_LAMBDA { put(p, (column + i) / kDepth, v); });
-      };
-      if (count == kLanes) {
-        CPUATTN_UNROLL
-        for (int i = 0; i < kLanes; i += kDepth) pack(i);
-      } else {
-        for (int i = 0; i < count; i += kDepth) pack(i);
-      }
-    }
-  }
-}
-
-// What some and every row of one vector see, out of the rows' own ranges.
-CPUATTN_INLINE void bound_vector(const WorkItem& item, RowTile& tile, int vec) {
-  KeyRange some{item.kv_end, item.kv_begin};
-  KeyRange every{item.kv_begin, item.kv_end};
-  const int last = static_cast<int>(smaller(tile.rows, (vec + 1) * kLanes));
-  for (int i = vec * kLanes; i < last; ++i) {
-    const KeyRange range = tile.range[i];
-    every.begin = larger(every.begin, range.begin);
-    every.end = smaller(every.end, range.end);
-    if (range.begin == range.end) continue;
-    some.begin = smaller(some.begin, range.begin);
-    some.end = larger(some.end, range.end);
-  }
-  tile.some[vec] = some;
-  tile.every[vec] = every;
-}
-
-CPUATTN_INLINE void find_ranges(const WorkItem& item, RowTile& tile) {
-  const bool banded = item.band_left != kOpen || item.band_right != kOpen;
-  if (!banded && tile.of[tile.rows - 1].token < item.q_length) {  // every row sees the same keys
-    const KeyRange range = key_range(item, tile.of[0].token);
-    for (int i = 0; i < tile.rows; ++i) tile.range[i] = range;
-    for (int vec = 0; vec < tile.vecs; ++vec) tile.some[vec] = tile.every[vec] = range;
-    return;
-  }
-  for (int i = 0; i < tile.rows; ++i) tile.range[i] = key_range(item, tile.of[i].token);
-  KeyRange all{item.kv_end, item.kv_begin};
-  for (int vec = 0; vec < tile.vecs; ++vec) {
-    bound_vector(item, tile, vec);
-    all.begin = smaller(all.begin, tile.some[vec].begin);
-    all.end = larger(all.end, tile.some[vec].end);
-  }
-  for (int vec = 0; vec < tile.vecs; ++vec) {  // widen, so that runs are worth their while
-    KeyRange& some = tile.some[vec];
-    if (some.begin >= some.end) continue;
-    some.begin = some.begin / kRangeStep * kRangeStep;  // a whole unit begins there
-    if (kDepth == 1) some.begin = larger(all.begin, some.begin);
-    some.end = smaller(all.end, (some.end + kRangeStep - 1) / kRangeStep * kRangeStep);
-  }
-}
-
-CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile& tile,
-                                bool* unsuited) {
-  tile.first_row = first_row;
-  tile.rows = static_cast<int>(smaller(kTileRows, item.row_end - first_row));
-  tile.vecs = (tile.rows + kLanes - 1) / kLanes;
-  tile.width = static_cast<int64_t>(tile.vecs) * kLanes;
-  tile.started = 0;
-  divide_rows(item, first_row, tile.rows, tile.of);
-  find_ranges(item, tile);
-  pack_query(item, tile, unsuited);
-  for (int i = 0; i < tile.rows; ++i) {
-    start_row(item, tile.of[i], tile.row_max[i], tile.row_sum[i]);
-  }
-  for (int i = tile.rows; i < tile.width; ++i) {
-    tile.row_max[i] = kNegInf;
-    tile.row_sum[i] = 0;
-  }
-}
-
-// ---------------------------------------------------------------- runs of visible keys
-
-// A run of keys [begin, end) against the vectors [first_vec, last_vec) of a tile.
-struct Run {
-  int64_t begin, end;
-  int first_vec, last_vec;
-  const uint64_t* visible;  // row bits per key of the run, or nullptr when every row sees them all
-};
-
-enum class Sight { kNone, kSome, kAll };
-
-// Row bits of `count` <= 64 keys, and what they amount to.
-CPUATTN_NOINLINE Sight look(const WorkItem& item, const RowTile& tile, int64_t key, int64_t count,
-                            int first_vec, int last_vec, uint64_t* visible) {
-  uint64_t words[64] = {};
-  uint64_t any_word = 0;
-  uint64_t all_words = low_bits(count);
-  const int last = static_cast<int>(smaller(tile.rows, last_vec * kLanes));
-  bool mask_only = item.q_segments.data == nullptr && item.mask.data != nullptr &&
-                   item.mask.col_step == 1 && item.kv_len - key >= kWordKeys;
-  for (int vec = first_vec; vec < last_vec; ++vec) {
-    mask_only = mask_only && tile.every[vec].begin <= key && key + count <= tile.every[vec].end;
-  }
-  for (int i = first_vec * kLanes; i < last; ++i) {
-    if (mask_only) {  // the usual case, without the arithmetic of ranges
-      const char* p = row_address(item.mask, tile.of[i]) + key;
-      prefetch(p + kMaskAhead);
-      words[i] = nonzero_bits64(reinterpret_cast<const uint8_t*>(p)) & low_bits(count);
-    } else {
-      words[i] = row_word(item, tile.of[i], tile.range[i], key, count);
-    }
-    any_word |= words[i];
-    all_words &= words[i];
-  }
-  if (any_word == 0) return Sight::kNone;
-  if (all_words == low_bits(count)) {
-    for (int64_t i = 0; i < count; ++i) visible[i] = kAllKeys;
-    return Sight::kAll;
-  }
-  transpose_bits(words);
-  for (int64_t i = 0; i < count; ++i) visible[i] = words[i];
-  return Sight::kSome;
-}
-
-// Calls step(Run) for the runs of the keys [begin, end), which `vecs` rows see at least in part.
-template <class Step>
-CPUATTN_INLINE void split_by_sight(const WorkItem& item, const RowTile& tile, Run run,
-                                   uint64_t* visible, Step step) {
-  bool every_row = !has_bits(item);
-  for (int vec = run.first_vec; vec < run.last_vec; ++vec) {
-    every_row = every_row && tile.every[vec].begin <= run.begin && run.end <= tile.every[vec].end;
-  }
-  if (every_row) {
-    run.visible = nullptr;
-    step(run);
-    return;
-  }
-  Run open = run;
-  bool partial = false;
-  for (int64_t key = run.begin; key < run.end; key += kWordKeys) {
-    const int64_t count = smaller(kWordKeys, run.end - key);
-    const Sight sight =
-        look(item, tile, key, count, run.first_vec, run.last_vec, visible + (key - open.begin));
-    if (sight == Sight::kNone) {
-      open.end = key;
-      open.visible = partial ? visible : nullptr;
-      if (open.begin < open.end) step(open);
-      open.begin = key + count;
-      partial = false;
-    }
-    partial = partial || sight == Sight::kSome;
-  }
-  open.end = run.end;
-  open.visible = partial ? visible : nullptr;
-  if (open.begin < open.end) step(open);
-}
-
-// Cuts a kv block into runs over which the set of vectors with a visible key is constant. Ranges
-// grow monotonously with the row, so that set is contiguous.
-template <class Step>
-CPUATTN_INLINE void for_runs(const WorkItem& item, const RowTile& tile, const KvBlock& block,
-                             uint64_t* visible, Step step) {
-  for (int64_t begin = block.begin; begin < block.end;) {
-    Run run{begin, block.end, tile.vecs, 0, nullptr};
-    for (int vec = 0; vec < tile.vecs; ++vec) {
-      const KeyRange some = tile.some[vec];
-      if (some.begin >= some.end || begin >= some.end) continue;
-      if (begin < some.begin) {
-        run.end = smaller(run.end, some.begin);
-      } else {
-        run.end = smaller(run.end, some.end);
-        run.first_vec = vec < run.first_vec ? vec : run.first_vec;
-        run.last_vec = vec + 1;
-      }
-    }
-    begin = run.end;
-    if (run.first_vec < run.last_vec) split_by_sight(item, tile, run, visible, step);
-  }
-}
-
-// ---------------------------------------------------------------- one run
-
-CPUATTN_INLINE bool changes_scores(const WorkItem& item) {
-  return item.softcap_factor != 0 || item.bias.data != nullptr || item.alibi_slopes.data != nullptr;
-}
-
-// What the softmax multiplies the scores of score_run by.
-CPUATTN_INLINE Real pending_factor(const WorkItem& item) {
-  return changes_scores(item) ? 1 : score_factor(item);
 }
 
 CPUATTN_NOINLINE void apply_factor(const WorkItem& item, const RowTile& tile, const Run& run,
@@ -626,79 +361,6 @@ CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBloc
   if (mark) add_flagged(item, tile, block, run, scores);
 }
 
-// ---------------------------------------------------------------- closing a tile
-
-// Where the rows of one vector go, and by what they are multiplied: out, normalised, or the
-// partial output as it is.
-struct Destination {
-  LaneRows rows;
-  Vec factor;
-};
-CPUATTN_INLINE Destination destination(const WorkItem& item, const RowTile& tile, int vec) {
-  Destination to;
-  to.rows = lane_rows(item.out, tile, vec);
-  if (item.partial) {
-    const int64_t first = tile.first_row - item.row_begin + vec * kLanes;
-    Real* row = static_cast<Real*>(item.partial_out) + first * item.head_dim_v;
-    for (int i = 0; i < to.rows.valid; ++i) {
-      to.rows.row[i] = reinterpret_cast<char*>(row + i * item.head_dim_v);
-    }
-    to.rows.dtype = kRealType;
-    to.rows.col_step = sizeof(Real);
-    to.factor = broadcast(1);
-  } else {
-    const Vec sum = load(tile.row_sum + vec * kLanes);
-    const Vec kept = broadcast(static_cast<Real>(item.weight_factor));
-    to.factor = select(equal(sum, zero()), zero(), div(kept, sum));
-  }
-  return to;
-}
-
-// Writes the tile's results and reports whether every element is finite.
-CPUATTN_NOINLINE bool close_tile(const WorkItem& item, const RowTile& tile) {
-  const int64_t first = tile.first_row - item.row_begin;
-  for (int i = 0; i < tile.rows; ++i) {
-    static_cast<Real*>(item.row_max)[first + i] = tile.row_max[i];
-    static_cast<Real*>(item.row_sum)[first + i] = tile.row_sum[i];
-  }
-  Vec finite = zero();
-  for (int vec = 0; vec < tile.vecs; ++vec) {
-    const Destination to = destination(item, tile, vec);
-    const bool started = (tile.started >> vec & 1u) != 0;
-    const auto output = [&](int64_t column) CPUATTN_LAMBDA {
-      return mul(load(tile.output_t + column * tile.width + vec * kLanes), to.factor);
-    };
-    int64_t column = 0;
-    Vec block[kLanes];
-    if (kDepth > 1 && started) {
-      for (; to.rows.is_square_of_units(item.head_dim_v - column); column += kLanes * kDepth) {
-        for (int i = 0; i < kLanes; ++i) {
-          Vec parts[kDepth];
-          for (int j = 0; j < kDepth; ++j) {
-            parts[j] = output(column + i * kDepth + j);
-            finite = fma(parts[j], zero(), finite);
-          }
-          block[i] = join(parts);
-        }
-        store_square(block, to.rows.row, column / kDepth);
-      }
-    }
-    for (; column < item.head_dim_v; column += kLanes) {
-      const int64_t count = item.head_dim_v - column;
-      if (started && count >= kLanes) {
-        CPUATTN_UNROLL
-        for (int i = 0; i < kLanes; ++i) block[i] = output(column + i);
-      } else {
-        for (int i = 0; i < kLanes; ++i) {
-          block[i] = started && i < count ? output(column + i) : zero();
-        }
-      }
-      store_transposed(block, to.rows, column, count, finite);
-    }
-  }
-  return reduce_add(finite) == 0;
-}
-
 // Writes the weights of one run: the scores again, against the final maximum and sum.
 CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, const Run& run,
                                     Real* scores) {
@@ -764,17 +426,6 @@ CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scr
   bool finite = true;
   for (int64_t t = 0; t < tiles; ++t) finite = close_tile(item, scratch.tiles[t]) && finite;
   return finite;
-}
-
-// Whether units hold less than the inputs: what is not finite may then come of rounding.
-CPUATTN_INLINE bool rounds_inputs(const WorkItem& item) {
-  return kDepth > 1 && !(item.query.dtype == kUnitType && item.key.dtype == kUnitType);
-}
-
-// Whether some row of the item may not see a key that is computed for another row.
-CPUATTN_INLINE bool may_hide_keys(const WorkItem& item) {
-  return has_bits(item) || item.bias.data != nullptr || item.band_left != kOpen ||
-         item.band_right != kOpen || item.kv_length < item.kv_len || item.q_length < INT64_MAX;
 }
 
 bool prefill(const WorkItem& item) {

@@ -175,6 +175,39 @@ CPUATTN_INLINE void start_row(const WorkItem& item, Row row, Real& row_max, Real
   row_sum = sink == kNegInf ? 0 : 1;
 }
 
+// Where the factor of the scores goes: into the query, or (its size) to the softmax. A factor of 0
+// always goes into the query: it must not meet the -inf of a hidden key.
+CPUATTN_INLINE Real query_factor(const WorkItem& item) {
+  const Real factor = static_cast<Real>(item.query_factor);
+  if (kFoldsScale || factor == 0) return factor;
+  return factor < 0 ? -1 : 1;
+}
+CPUATTN_INLINE Real score_factor(const WorkItem& item) {
+  const Real factor = static_cast<Real>(item.query_factor);
+  if (kFoldsScale || factor == 0) return 1;
+  return factor < 0 ? -factor : factor;
+}
+
+CPUATTN_INLINE bool changes_scores(const WorkItem& item) {
+  return item.softcap_factor != 0 || item.bias.data != nullptr || item.alibi_slopes.data != nullptr;
+}
+
+// What the softmax multiplies the scores of score_run by.
+CPUATTN_INLINE Real pending_factor(const WorkItem& item) {
+  return changes_scores(item) ? 1 : score_factor(item);
+}
+
+// Whether units hold less than the inputs: what is not finite may then come of rounding.
+CPUATTN_INLINE bool rounds_inputs(const WorkItem& item) {
+  return kDepth > 1 && !(item.query.dtype == kUnitType && item.key.dtype == kUnitType);
+}
+
+// Whether some row of the item may not see a key that is computed for another row.
+CPUATTN_INLINE bool may_hide_keys(const WorkItem& item) {
+  return has_bits(item) || item.bias.data != nullptr || item.band_left != kOpen ||
+         item.band_right != kOpen || item.kv_length < item.kv_len || item.q_length < INT64_MAX;
+}
+
 }  // namespace
 }  // namespace CPUATTN_ISA
 }  // namespace cpuattn
