@@ -6,7 +6,7 @@
 //   for m0 in steps of 32:                 rows of C: keys (scores) or value columns (output)
 //     for n0 in steps of 32:               columns of C: query rows
 //       for each pair of planes, k in steps of 16 units:
-//         load 2 tiles of A and 2 of B, 4 tile products
+//         load 2 tiles of A and 2 of B, 4 tile products; meanwhile some work beside
 //
 // A is read row by row: keys where they lie, values transposed. B is what the other units take as
 // well: a unit of head_dim, or of keys, of all query rows side by side.
@@ -19,6 +19,7 @@ namespace {
 constexpr int kUnitGroup = kTileSide;     // head_dim and keys are padded to 32 elements
 constexpr int kKeyGroup = kTileSide;      // keys are read sixteen at a time
 constexpr int kMaxPlanes = 3;             // terms of a number
+constexpr bool kOverlaps = true;          // the vector unit is idle meanwhile
 constexpr bool kTransposesValues = true;  // values lie as (column, units of keys)
 // Outputs are multiplied only when a maximum has grown by a factor of 2^8: tiles then accumulate in
 // place. Weights are up to 2^8 instead of 1, which costs no digit.
@@ -33,8 +34,9 @@ struct TileOperands {
   int64_t depth;
 };
 
-template <int M, int N>
-CPUATTN_INLINE void accumulate_tiles(const TileOperands& o, const Planes& planes) {
+template <int M, int N, class Beside>
+CPUATTN_INLINE void accumulate_tiles(const TileOperands& o, const Planes& planes, int64_t blocks,
+                                     const Beside& beside) {
   constexpr int64_t kUnitBytes = sizeof(Unit);
   const auto sum_planes = [&](const Unit* a, const Unit* b) CPUATTN_LAMBDA {
     for (int64_t k = 0; k < o.depth; k += kTileSide) {
@@ -51,6 +53,7 @@ CPUATTN_INLINE void accumulate_tiles(const TileOperands& o, const Planes& planes
         tile_product<2, 5, 6>();
         if constexpr (N == 2) tile_product<3, 5, 7>();
       }
+      beside(blocks * o.depth / kTileSide);
     }
   };
   for (int order = planes.count - 1; order >= 0; --order) {  // small terms first
@@ -82,6 +85,12 @@ CPUATTN_INLINE void zero_sums() {
   tile_zero<3>();
 }
 
+// How many blocks for_tiles makes.
+template <int N>
+constexpr int64_t block_count(int64_t rows) {
+  return (rows + 2 * kTileSide - 1) / (2 * kTileSide) * ((N + 1) / 2);
+}
+
 // Calls body(m, n, Count<M>, Count<N>) for blocks of up to 2 x 2 tiles over `rows` rows.
 template <int N, class Body>
 CPUATTN_INLINE void for_tiles(int64_t rows, Body body) {
@@ -95,16 +104,17 @@ CPUATTN_INLINE void for_tiles(int64_t rows, Body body) {
 // scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows and `head_dim`
 // units. Where `visible` is given, bit `lane` of visible[key] says whether the score stands or is
 // -inf. Up to 15 more keys are read, and as many more rows of scores written.
-template <int N>
+template <int N, class Beside>
 CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_t count,
                                     const Unit* query_t, int64_t head_dim, int64_t tile_rows,
                                     const uint64_t* visible, int first_lane, Real* scores,
-                                    const Planes& planes, const Ahead&) {
+                                    const Planes& planes, const Ahead&, const Beside& beside) {
   for_tiles<N>(count, [&](int64_t m, int64_t n, auto m_size, auto n_size) CPUATTN_LAMBDA {
     constexpr int kRows = decltype(m_size)::value, kColumns = decltype(n_size)::value;
     zero_sums();
     accumulate_tiles<kRows, kColumns>(
-        {keys + m * key_stride, key_stride, query_t + n, tile_rows, head_dim}, planes);
+        {keys + m * key_stride, key_stride, query_t + n, tile_rows, head_dim}, planes,
+        block_count<N>(count), beside);
     store_sums<kRows, kColumns>(scores + m * tile_rows + n, tile_rows);
   });
   if (visible == nullptr) return;
@@ -120,11 +130,11 @@ CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_
 
 // output[column][lanes] = output * rescale + sum_key values[column][key] * weights[key][lanes],
 // `count` units of keys. rescale == nullptr overwrites: the first block of these rows.
-template <int N>
+template <int N, class Beside>
 CPUATTN_NOINLINE void output_columns(const Unit* values, int64_t value_stride, int64_t count,
                                      const Unit* weights, int64_t head_dim_v, int64_t tile_rows,
                                      const Real* rescale, Real* output, const Planes& planes,
-                                     const Ahead&) {
+                                     const Ahead&, const Beside& beside) {
   for (int n = 0; n < N && rescale != nullptr; ++n) {
     const Vec factor = load(rescale + n * kLanes);
     if (!any(less(factor, broadcast(1)))) continue;
@@ -142,7 +152,8 @@ CPUATTN_NOINLINE void output_columns(const Unit* values, int64_t value_stride, i
       zero_sums();
     }
     accumulate_tiles<kRows, kColumns>(
-        {values + m * value_stride, value_stride, weights + n, tile_rows, count}, planes);
+        {values + m * value_stride, value_stride, weights + n, tile_rows, count}, planes,
+        block_count<N>(head_dim_v), beside);
     store_sums<kRows, kColumns>(out, tile_rows);
   });
 }

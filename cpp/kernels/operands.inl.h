@@ -37,6 +37,16 @@ struct Planes {
   int64_t a, b;
 };
 
+// Work that a product on a matrix unit does for the vector unit on the way: called some times with
+// that number of times.
+struct Nothing {
+  void operator()(int64_t) const {}
+};
+// How much of `count`, in whole units, each of so many steps takes.
+CPUATTN_INLINE int64_t share_of(int64_t count, int64_t steps) {
+  return ((count + steps - 1) / steps + kDepth - 1) / kDepth * kDepth;
+}
+
 // Rows that are read later, fetched bit by bit while a product runs; columns == 0 fetches nothing.
 // The products read keys and values by scalars, too slowly for the hardware to run ahead of them.
 struct Ahead {

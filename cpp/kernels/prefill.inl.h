@@ -141,8 +141,11 @@ CPUATTN_NOINLINE void apply_visibility(const RowTile& tile, const Run& run, Real
 }
 
 // scores^T of one run, -inf where a row does not see a key; in log2 units after pending_factor.
+// The product may call `beside`, work for the vector unit, while the matrix unit is busy.
+template <class Beside>
 CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const KvBlock& block,
-                              const Run& run, const PrefillScratch& scratch, bool fetch) {
+                              const Run& run, const PrefillScratch& scratch, bool fetch,
+                              const Beside& beside) {
   Real* scores = scratch.scores;
   const Planes planes{planes_of(item), key_plane(scratch.kv, item.head_dim),
                       query_plane(item, tile)};
@@ -155,9 +158,9 @@ CPUATTN_INLINE void score_run(const WorkItem& item, const RowTile& tile, const K
   const uint64_t* visible = changed ? nullptr : run.visible;
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     const int64_t lane = vec * kLanes;
-    score_columns<decltype(size)::value>(keys, stride, run.end - run.begin, tile.query_t + lane,
-                                         units(item.head_dim), tile.width, visible,
-                                         static_cast<int>(lane), scores + lane, planes, ahead);
+    score_columns<decltype(size)::value>(
+        keys, stride, run.end - run.begin, tile.query_t + lane, units(item.head_dim), tile.width,
+        visible, static_cast<int>(lane), scores + lane, planes, ahead, beside);
   });
   if (!changed) return;
   if (!kFoldsScale) apply_factor(item, tile, run, scores);
@@ -174,59 +177,91 @@ CPUATTN_INLINE void clear_units(Real* first, int64_t width, int64_t count, int v
   }
 }
 
-// Online softmax (Milakov and Gimelshein 2018) of N vectors of rows, vertical over the keys:
-// scores become weights 2^(score * factor - max), `rescale` is what older sums and outputs shrink
-// by. kMark writes -0 for a key that the row does not see, to tell it from a weight that
-// underflowed. kPack writes units, in place: none is written before its keys were read.
+// Online softmax (Milakov and Gimelshein 2018) of N vectors of rows, vertical over the keys: scores
+// become weights 2^(score * factor - max), `rescale` is what older sums and outputs shrink by. The
+// maxima are found at once, the weights as `weigh` is called, the sums by `finish`. kMark writes -0
+// for a key that the row does not see, to tell it from a weight that underflowed. kPack writes
+// units, in place: none is written before its keys were read.
+template <int N, bool kFull, bool kMark, bool kPack>
+struct ColumnSoftmax {
+  Real* scores;
+  int64_t count, width;
+  Real *row_sum, *rescale;
+  Vec scale, minus_base[N], sum[N];
+  int64_t next = 0;
+
+  CPUATTN_INLINE ColumnSoftmax(Real* s, int64_t keys, int64_t stride, Real factor, Real* row_max,
+                               Real* sums, Real* shrink)
+      : scores(s), count(keys), width(stride), row_sum(sums), rescale(shrink) {
+    scale = broadcast(factor);
+    Vec top[N];
+    for (int n = 0; n < N; ++n) top[n] = broadcast(kNegInf);
+    for (int64_t key = 0; key < count; ++key) {
+      // A NaN score does not raise the maximum (second operand), it reaches the sum below.
+      for (int n = 0; n < N; ++n) top[n] = max(load(scores + key * width + n * kLanes), top[n]);
+    }
+    for (int n = 0; n < N; ++n) {
+      const Vec old = load(row_max + n * kLanes);
+      const Vec highest = max(mul(top[n], scale), old);
+      const Vec limit = add(old, broadcast(kStaleMax));
+      top[n] = kStaleMax > 0 ? select(less(limit, highest), highest, old) : highest;
+      store(row_max + n * kLanes, top[n]);
+      // A row that has seen nothing yet keeps a base of 0: -inf - (-inf) would be NaN.
+      const Vec base = select(equal(top[n], broadcast(kNegInf)), zero(), top[n]);
+      minus_base[n] = sub(zero(), base);
+      store(rescale + n * kLanes, exp2(sub(old, base)));
+      sum[n] = zero();
+    }
+  }
+
+  // The weights of the next `keys` keys.
+  CPUATTN_INLINE void weigh(int64_t keys) {
+    Vec total[N];
+    for (int n = 0; n < N; ++n) total[n] = sum[n];
+    const auto weight_at = [&](int64_t key, int n) CPUATTN_LAMBDA {
+      const Vec score = load(scores + key * width + n * kLanes);
+      Vec weight = weight_of<kFull>(fma(score, scale, minus_base[n]));
+      if constexpr (kMark) {
+        weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
+      }
+      total[n] = add(total[n], weight);
+      return weight;
+    };
+    const int64_t end = smaller(next + keys, count);
+    for_groups<kPack ? kDepth : 1>(next, end, [&](int64_t key, auto size) CPUATTN_LAMBDA {
+      for (int n = 0; n < N; ++n) {
+        if constexpr (kPack) {
+          Vec parts[kDepth];
+          for (int i = 0; i < kDepth; ++i) {
+            parts[i] = i < decltype(size)::value ? weight_at(key + i, n) : zero();
+          }
+          store(scores + key / kDepth * width + n * kLanes, join(parts));
+        } else {
+          store(scores + key * width + n * kLanes, weight_at(key, n));
+        }
+      }
+    });
+    next = end;
+    for (int n = 0; n < N; ++n) sum[n] = total[n];
+  }
+
+  CPUATTN_INLINE void finish() {
+    weigh(count - next);
+    if constexpr (kPack) {
+      clear_units(scores + (count + kDepth - 1) / kDepth * width, width, count, N);
+    }
+    for (int n = 0; n < N; ++n) {
+      Real* p = row_sum + n * kLanes;
+      store(p, fma(load(p), load(rescale + n * kLanes), sum[n]));
+    }
+  }
+};
+
 template <int N, bool kFull, bool kMark, bool kPack>
 CPUATTN_NOINLINE void softmax_columns(Real* scores, int64_t count, int64_t width, Real factor,
                                       Real* row_max, Real* row_sum, Real* rescale) {
-  const Vec scale = broadcast(factor);
-  Vec top[N], minus_base[N], sum[N];
-  for (int n = 0; n < N; ++n) top[n] = broadcast(kNegInf);
-  for (int64_t key = 0; key < count; ++key) {
-    // A NaN score does not raise the maximum (second operand), it reaches the sum below.
-    for (int n = 0; n < N; ++n) top[n] = max(load(scores + key * width + n * kLanes), top[n]);
-  }
-  for (int n = 0; n < N; ++n) {
-    const Vec old = load(row_max + n * kLanes);
-    const Vec highest = max(mul(top[n], scale), old);
-    const Vec limit = add(old, broadcast(kStaleMax));
-    top[n] = kStaleMax > 0 ? select(less(limit, highest), highest, old) : highest;
-    store(row_max + n * kLanes, top[n]);
-    // A row that has seen nothing yet keeps a base of 0: -inf - (-inf) would be NaN.
-    const Vec base = select(equal(top[n], broadcast(kNegInf)), zero(), top[n]);
-    minus_base[n] = sub(zero(), base);
-    store(rescale + n * kLanes, exp2(sub(old, base)));
-    sum[n] = zero();
-  }
-  const auto weigh = [&](int64_t key, int n) CPUATTN_LAMBDA {
-    const Vec score = load(scores + key * width + n * kLanes);
-    Vec weight = weight_of<kFull>(fma(score, scale, minus_base[n]));
-    if constexpr (kMark) {
-      weight = select(equal(score, broadcast(kNegInf)), broadcast(kHidden), weight);
-    }
-    sum[n] = add(sum[n], weight);
-    return weight;
-  };
-  for_groups<kPack ? kDepth : 1>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
-    for (int n = 0; n < N; ++n) {
-      if constexpr (kPack) {
-        Vec parts[kDepth];
-        for (int i = 0; i < kDepth; ++i) {
-          parts[i] = i < decltype(size)::value ? weigh(key + i, n) : zero();
-        }
-        store(scores + key / kDepth * width + n * kLanes, join(parts));
-      } else {
-        store(scores + key * width + n * kLanes, weigh(key, n));
-      }
-    }
-  });
-  if constexpr (kPack) clear_units(scores + (count + kDepth - 1) / kDepth * width, width, count, N);
-  for (int n = 0; n < N; ++n) {
-    Real* p = row_sum + n * kLanes;
-    store(p, fma(load(p), load(rescale + n * kLanes), sum[n]));
-  }
+  ColumnSoftmax<N, kFull, kMark, kPack>(scores, count, width, factor, row_max, row_sum, rescale)
+      .finish();
 }
 
 template <int N, bool kFull>
@@ -309,9 +344,10 @@ CPUATTN_NOINLINE void add_flagged(const WorkItem& item, const RowTile& tile, con
 }
 
 // output^T takes in one run. Vectors that hold nothing yet are overwritten or cleared first.
+template <class Beside>
 CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
                                const Run& run, const Unit* weights, const Real* rescale,
-                               const KvScratch& scratch, bool fetch) {
+                               const KvScratch& scratch, bool fetch, const Beside& beside) {
   const Planes planes{planes_of(item), value_plane(scratch, item.head_dim_v), weight_plane(tile)};
   const uint32_t mine = ((1u << run.last_vec) - 1u) & ~((1u << run.first_vec) - 1u);
   const bool fresh = (tile.started & mine) == 0;
@@ -330,26 +366,62 @@ CPUATTN_INLINE void output_run(const WorkItem& item, RowTile& tile, const KvBloc
     const int64_t lane = vec * kLanes;
     output_columns<decltype(size)::value>(
         values, stride, units(run.end - run.begin), weights + lane, item.head_dim_v, tile.width,
-        fresh ? nullptr : rescale + lane, tile.output_t + lane, planes, ahead);
+        fresh ? nullptr : rescale + lane, tile.output_t + lane, planes, ahead, beside);
   });
+}
+
+// A run against two halves of a tile, for a matrix unit: while it multiplies for one half, the
+// vector unit exponentiates the other.
+CPUATTN_NOINLINE void attend_halves(const WorkItem& item, RowTile& tile, const KvBlock& block,
+                                    const Run& run, const PrefillScratch& scratch) {
+  constexpr int N = kTileVecs / 2;
+  using Softmax = ColumnSoftmax<N, kDepth == 1, false, true>;
+  Run halves[2] = {run, run};
+  halves[0].last_vec = halves[1].first_vec = N;
+  Real rescale[kTileRows];
+  const int64_t count = run.end - run.begin;
+  const auto softmax = [&](int half) CPUATTN_LAMBDA {
+    const int64_t lane = half * N * kLanes;
+    return Softmax(scratch.scores + lane, count, tile.width, pending_factor(item),
+                   tile.row_max + lane, tile.row_sum + lane, rescale + lane);
+  };
+  const auto score = [&](int half, const auto& beside) CPUATTN_LAMBDA {
+    score_run(item, tile, block, halves[half], scratch, false, beside);
+  };
+  const auto output = [&](int half, const auto& beside) CPUATTN_LAMBDA {
+    output_run(item, tile, block, halves[half], reinterpret_cast<const Unit*>(scratch.scores),
+               rescale, scratch.kv, false, beside);
+  };
+  score(0, Nothing{});
+  Softmax first = softmax(0);
+  score(1, [&](int64_t steps) CPUATTN_LAMBDA { first.weigh(share_of(count, steps)); });
+  first.finish();
+  Softmax second = softmax(1);
+  output(0, [&](int64_t steps) CPUATTN_LAMBDA { second.weigh(share_of(count, steps)); });
+  second.finish();
+  output(1, Nothing{});
 }
 
 // One step of the recurrence: the tile's state takes in one run of keys.
 CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBlock& block,
                                const Run& run, const PrefillScratch& scratch) {
-  const bool fetch = block.in_place && tile.first_row == item.row_begin;
-  Real* scores = scratch.scores;
-  score_run(item, tile, block, run, scratch, fetch);
-  Real rescale[kTileRows];
-  const Real factor = pending_factor(item);
   const bool mark = block.flagged_count > 0;
   const bool pack = !mark && !item.dropout.active && planes_of(item) == 1;
+  if (kOverlaps && pack && run.last_vec - run.first_vec == kTileVecs) {
+    return attend_halves(item, tile, block, run, scratch);
+  }
+  const bool fetch = block.in_place && tile.first_row == item.row_begin;
+  Real* scores = scratch.scores;
+  score_run(item, tile, block, run, scratch, fetch, Nothing{});
+  Real rescale[kTileRows];
+  const Real factor = pending_factor(item);
   for_groups<kMicroVecs>(run.first_vec, run.last_vec, [&](int64_t vec, auto size) CPUATTN_LAMBDA {
     constexpr int N = decltype(size)::value;
+    constexpr bool kNumbers = kDepth == 1;          // weights are stored as they are
+    constexpr bool kTerms = kNumbers || kOverlaps;  // or may be, in several terms
     const int64_t lane = vec * kLanes;
-    const auto softmax = planes_of(item) > 1 ? softmax_for < N,
-               kDepth == 1 || kMaxPlanes != 1 > (pack, mark)
-        : softmax_for<N, kDepth == 1>(pack, mark);
+    const auto softmax = planes_of(item) > 1 ? softmax_for<N, kTerms>(pack, mark)
+                                             : softmax_for<N, kNumbers>(pack, mark);
     softmax(scores + lane, run.end - run.begin, tile.width, factor, tile.row_max + lane,
             tile.row_sum + lane, rescale + lane);
   });
@@ -357,7 +429,7 @@ CPUATTN_INLINE void attend_run(const WorkItem& item, RowTile& tile, const KvBloc
   const bool packed = pack || kDepth == 1;
   if (!packed) pack_weights(tile, run, planes_of(item), scores, scratch.packed);
   const Unit* weights = packed ? reinterpret_cast<const Unit*>(scores) : scratch.packed;
-  output_run(item, tile, block, run, weights, rescale, scratch.kv, fetch);
+  output_run(item, tile, block, run, weights, rescale, scratch.kv, fetch, Nothing{});
   if (mark) add_flagged(item, tile, block, run, scores);
 }
 
@@ -445,7 +517,7 @@ bool prefill(const WorkItem& item) {
   if (item.weights.data != nullptr) {
     for_kv_blocks(item, scratch, tiles, false, [&](RowTile& tile, const KvBlock& block) {
       for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
-        score_run(item, tile, block, run, scratch, false);
+        score_run(item, tile, block, run, scratch, false, Nothing{});
         write_weights(item, tile, run, scratch.scores);
       });
     });

@@ -22,6 +22,7 @@ constexpr int kUnitGroup = 1;              // units of a sum come in multiples o
 constexpr int kKeyGroup = 1;               // and keys
 constexpr int kMaxPlanes = 1;              // terms of a number
 constexpr bool kTransposesValues = false;  // values lie as (key, column)
+constexpr bool kOverlaps = false;          // products leave the vector unit idle
 constexpr Real kStaleMax = 0;              // by how much a score may exceed the maximum in use
 
 // A strided operand: unit (m, k) lies at data[m * row_step + k * step].
@@ -58,11 +59,11 @@ constexpr int micro_rows(int vecs) { return vecs == 1 ? 2 * kMicroRows : kMicroR
 // scores[key][lanes] = keys[key] . query[:][lanes], for N vectors of query rows and `head_dim`
 // units. Where `visible` is given, bit `lane` of visible[key] says whether the score stands or is
 // -inf.
-template <int N>
+template <int N, class Beside>
 CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_t count,
                                     const Unit* query_t, int64_t head_dim, int64_t tile_rows,
                                     const uint64_t* visible, int first_lane, Real* scores,
-                                    const Planes&, const Ahead& ahead) {
+                                    const Planes&, const Ahead& ahead, const Beside&) {
   for_groups<micro_rows(N)>(0, count, [&](int64_t key, auto size) CPUATTN_LAMBDA {
     constexpr int M = decltype(size)::value;
     Vec acc[M][N];
@@ -99,11 +100,11 @@ CPUATTN_NOINLINE void score_columns(const Unit* keys, int64_t key_stride, int64_
 // `count` units of keys.
 // Each block is summed from zero and added once: two-level summation keeps long rows accurate.
 // rescale == nullptr overwrites: the first block of these rows.
-template <int N>
+template <int N, class Beside>
 CPUATTN_NOINLINE void output_columns(const Unit* values, int64_t value_stride, int64_t count,
                                      const Unit* weights, int64_t head_dim_v, int64_t tile_rows,
                                      const Real* rescale, Real* output, const Planes&,
-                                     const Ahead& ahead) {
+                                     const Ahead& ahead, const Beside&) {
   Vec factor[N];
   for (int n = 0; n < N; ++n) {
     factor[n] = rescale != nullptr ? load(rescale + n * kLanes) : zero();
