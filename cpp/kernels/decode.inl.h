@@ -105,8 +105,9 @@ CPUATTN_INLINE void open_queries(const WorkItem& item, DecodeState& s) {
     s.range[r] = key_range(item, s.of[r].token);
     const char* p = row_address(item.query, s.of[r]);
     for (int64_t c = 0; c < s.query_stride * kDepth; c += kLanes) {
-      const Vec q = load_elements(p + c * item.query.col_step, item.query.dtype,
-                                  item.query.col_step, item.head_dim - c);
+      const Vec q = c < item.head_dim ? load_elements(p + c * item.query.col_step, item.query.dtype,
+                                                      item.query.col_step, item.head_dim - c)
+                                      : zero();
       store_row_units(s.query + r * s.query_stride + c / kDepth, mul(q, factor));
     }
     for (int64_t c = 0; c < s.output_stride; c += kLanes) {
