@@ -138,7 +138,8 @@ query, key, value : ndarray
 Returns
 -------
 plan : dict
-    isa, kernel ('prefill' or 'decode'), lanes, row_tile, row_block, kv_block, kv_splits,
+    isa, kernel ('prefill' or 'decode'), products ('float32', 'float64', 'bfloat16' or
+    'bfloat16 x3': what is multiplied), lanes, row_tile, row_block, kv_block, kv_splits,
     items, threads, threads_from, workspace_bytes (per thread), shared_workspace_bytes (per
     call), estimated_microseconds (one thread), copies and notes (lists of str).
 

@@ -25,6 +25,15 @@ BENCH_CASES = (
     ("tiny", 1, 1, 1, 1, 1, 8, False),
 )
 
+# dtype, precision, largest error of values around 1; "medium" runs bfloat16 kernels
+SELFTEST_LEVELS = (
+    ("float32", "highest", 2e-5),
+    ("float64", "highest", 2e-14),
+    ("float16", "highest", 4e-3),
+    ("float32", "high", 1e-4),
+    ("float32", "medium", 0.1),
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one of the commands; return the exit status.
@@ -77,24 +86,26 @@ def _selftest() -> int:
     failures = checks = 0
     for isa in available_isas():
         _core.set_isa(isa)
-        for seed in range(50):
-            error = _selftest_error(np.random.default_rng(seed))
-            checks += 1
-            if not error < 2e-5:
-                failures += 1
-                print(f"FAIL {isa} seed {seed}: error {error:.1e}")
-        print(f"{isa}: 50 cases")
+        for dtype, precision, limit in SELFTEST_LEVELS:
+            for seed in range(10):
+                error = _selftest_error(np.random.default_rng(seed), dtype, precision)
+                checks += 1
+                if not error < limit:
+                    failures += 1
+                    level = f"{isa} {dtype} {precision}"
+                    print(f"FAIL {level} seed {seed}: error {error:.1e}")
+        print(f"{isa}: {10 * len(SELFTEST_LEVELS)} cases")
     _core.set_isa(None)
     print(f"{checks - failures} passed, {failures} failed")
     return 1 if failures else 0
 
 
-def _selftest_error(rng: np.random.Generator) -> float:
+def _selftest_error(rng: np.random.Generator, dtype: str, precision: str) -> float:
     kv_heads, group = rng.integers(1, 4, 2)
     q_len, kv_len, head_dim, head_dim_v = rng.integers(1, 150, 4)
 
     def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape, dtype=np.float32)
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
 
     arrays = (
         normal(2, kv_heads * group, q_len, head_dim),
@@ -109,7 +120,7 @@ def _selftest_error(rng: np.random.Generator) -> float:
         "softcap": 5.0 if rng.random() < 0.3 else None,
         "kv_lengths": rng.integers(0, kv_len + 1, 2) if rng.random() < 0.5 else None,
     }
-    ours = attention(*arrays, **options)
+    ours = attention(*arrays, precision=precision, **options)
     return float(np.max(np.abs(ours - reference.attention(*arrays, **options))))
 
 
