@@ -113,6 +113,7 @@ def _selftest_error(rng: np.random.Generator, dtype: str, precision: str) -> flo
         normal(2, kv_heads, kv_len, head_dim_v),
     )
     options: dict[str, Any] = {
+        "precision": precision,
         "causal": [False, True, "top_left"][rng.integers(3)],
         "mask": rng.random((q_len, kv_len)) < 0.8 if rng.random() < 0.5 else None,
         "bias": normal(q_len, kv_len) if rng.random() < 0.5 else None,
@@ -120,7 +121,7 @@ def _selftest_error(rng: np.random.Generator, dtype: str, precision: str) -> flo
         "softcap": 5.0 if rng.random() < 0.3 else None,
         "kv_lengths": rng.integers(0, kv_len + 1, 2) if rng.random() < 0.5 else None,
     }
-    ours = attention(*arrays, precision=precision, **options)
+    ours = attention(*arrays, **options)
     return float(np.max(np.abs(ours - reference.attention(*arrays, **options))))
 
 
