@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BASELINE = ("cpp/core/", "cpp/capi/", "cpp/bindings/", "cpp/kernels/isa/scalar.cpp")
+BASELINE = ("cpp/core/", "cpp/capi/", "cpp/bindings/", "cpp/kernels/isa/scalar")
 INITIALIZER = re.compile(r"\s(\.(?:init_array|preinit_array|ctors)\S*)\s")
 # An instruction line of objdump: address, tab, mnemonic and operands.
 AVX = re.compile(r"^\s*[0-9a-f]+:\t(v\w+.*|.*%[yz]mm\d.*)$", re.MULTILINE)
