@@ -74,15 +74,28 @@ inline uint32_t bits_of(float x) {
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
 }
+inline uint64_t bits_of(double x) {
+  uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
 
-inline float float_of(uint32_t bits) {
+inline float number_of(uint32_t bits) {
   float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline double number_of(uint64_t bits) {
+  double x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
 
 // Equal bit for bit, except that one NaN is as good as another.
-inline bool same_number(float a, float b) { return bits_of(a) == bits_of(b) || (a != a && b != b); }
+template <class Real>
+bool same_number(Real a, Real b) {
+  return bits_of(a) == bits_of(b) || (a != a && b != b);
+}
 
 }  // namespace
 }  // namespace cpuattn

@@ -9,12 +9,12 @@
 #include "isa_test.h"
 
 int main() {
-  for (const cpuattn::IsaEntry& entry : cpuattn::all_isas()) {
-    if (std::strcmp(entry.name, cpuattn::kTestedIsa) == 0 && cpuattn::usable(entry)) {
+  for (const cpuattn::Isa& isa : cpuattn::all_isas()) {
+    if (std::strcmp(isa.name, cpuattn::kNeededIsa) == 0 && cpuattn::usable(isa)) {
       return cpuattn::run_isa_tests();
     }
   }
-  std::printf("skipped: this CPU or operating system lacks %s\n", cpuattn::kTestedIsa);
+  std::printf("skipped: this CPU or operating system lacks %s\n", cpuattn::kNeededIsa);
   std::printf("0 passed, 0 failed\n");
   return cpuattn::kSkipped;
 }

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/element.h"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -49,7 +51,10 @@ class GuardedArray {
 
   char* data() const { return data_; }
   char* end() const { return data_ + size_; }
-  float* floats() const { return reinterpret_cast<float*>(data_); }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
 
  private:
   [[noreturn]] static void out_of_memory() {
@@ -61,6 +66,16 @@ class GuardedArray {
   char* base_ = nullptr;
   char* data_ = nullptr;
 };
+
+constexpr DType kFloatDtypes[] = {DType::kFloat32, DType::kFloat64, DType::kFloat16,
+                                  DType::kBFloat16};
+
+// NumPy's name, but for kOther one of the dtypes that nothing takes.
+inline const char* name_of(DType dtype) {
+  constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16",
+                                   "bool",    "int32",   "int64",   "complex64"};
+  return names[static_cast<int>(dtype)];
+}
 
 // SplitMix64 (Steele, Lea and Flood 2014).
 class Random {
@@ -76,8 +91,8 @@ class Random {
   int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
   int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
   bool chance(int percent) { return below(100) < percent; }
-  float uniform(float low, float high) {
-    return low + (high - low) * static_cast<float>(next() >> 40) * 0x1p-24f;
+  double uniform(double low, double high) {
+    return low + (high - low) * static_cast<double>(next() >> 11) * 0x1p-53;
   }
 
  private:
