@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Visibility ranges and words, transposed loads and dropout draws of score_mods.inl.h, on one ISA.
+// Visibility ranges and words, bias, sinks and dropout draws of score_mods.inl.h, on one ISA.
 #include "isa_test.h"
 // clang-format off: each file builds on the ones before it
 #include "kernels/vmath.inl.h"
+#include "kernels/elements.inl.h"
 #include "kernels/score_mods.inl.h"
 // clang-format on
 
-#include <cfloat>
+#include <cmath>
 #include <initializer_list>
-#include <limits>
 
 #include "check.h"
 #include "support.h"
@@ -149,7 +149,7 @@ struct Planes {
                        static_cast<size_t>(item_size)) == 0;
   }
   void attach(WorkItem& item, bool with_mask, bool with_segments) const {
-    if (with_mask) item.mask = {mask.data(), kHeads * kKeys, kKeys, 1};
+    if (with_mask) item.mask = {mask.data(), kHeads * kKeys, kKeys, 1, DType::kBool};
     if (with_segments) {
       item.q_segments = {id(q_ids, kTokens, 0), item_size, item_size};
       item.kv_segments = {id(kv_ids, kKeys, 0), item_size, item_size};
@@ -204,54 +204,24 @@ void test_divide_rows(Report& report) {
   }
 }
 
-void test_load_transposed(Report& report) {
-  report.subject("load_transposed for every number of rows and columns, within bounds");
-  for (const int64_t step : {int64_t{4}, int64_t{0}, int64_t{12}, int64_t{-4}}) {
-    for (int valid = 1; valid <= kLanes; ++valid) {
-      for (int64_t count = 1; count <= kLanes + 1; ++count) {
-        const int64_t extent = (count + 1) * (step < 0 ? -step : step) + 4;
-        GuardedArray array(extent);
-        for (int64_t i = 0; i < extent / 4; ++i) array.floats()[i] = static_cast<float>(i);
-        // Every row is the same array; of columns 1 ... count the last one ends where it ends.
-        const char* row = array.end() - 4 - (step < 0 ? 0 : count * step);
-        const int64_t column = 1;
-        const char* rows[kLanes];
-        for (int i = 0; i < kLanes; ++i) rows[i] = i < valid ? row : nullptr;
-        Vec out[kLanes];
-        load_transposed(rows, valid, column, count, step, out);
-        for (int c = 0; c < smaller(count, kLanes); ++c) {
-          float got[kLanes];
-          store(got, out[c]);
-          for (int i = 0; i < kLanes; ++i) {
-            const float want = i < valid ? float_at(row + (column + c) * step) : 0.0f;
-            report.expect(got[i] == want, "step %lld rows %d columns %lld: column %d row %d",
-                          static_cast<long long>(step), valid, static_cast<long long>(count), c, i);
-          }
-        }
-      }
-    }
-  }
-}
-
 void test_add_bias(Report& report) {
   report.subject("a bias of -inf removes the key, NaN included");
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  const auto sum = [](float score, float bias) {
-    float result[kLanes];
+  const auto sum = [](Real score, Real bias) {
+    Real result[kLanes];
     store(result, add_bias(broadcast(score), broadcast(bias)));
     return result[0];
   };
-  for (const float score : {0.0f, 5.0f, -kNegInf, kNegInf, nan}) {
+  for (const Real score : {Real{0}, Real{5}, kInf, kNegInf, kNan}) {
     report.expect(sum(score, kNegInf) == kNegInf, "score %g", static_cast<double>(score));
   }
-  const float error = sum(1.0f, 2.0f) - (1.0f + 2.0f * kLog2e);
-  report.expect(error < 1.0e-6f && error > -1.0e-6f, "1 + 2 log2(e)");
-  for (const float score : {0.0f, 50.0f, -50.0f}) {  // a bias that others use for "masked"
-    report.expect(sum(score, -FLT_MAX) == -FLT_MAX, "lowest float, score %g: %g",
-                  static_cast<double>(score), static_cast<double>(sum(score, -FLT_MAX)));
+  const Real error = sum(1, 2) - (1 + 2 * kLog2e);
+  report.expect(std::abs(error) < 8 * RealLimits::epsilon(), "1 + 2 log2(e)");
+  for (const Real score : {Real{0}, Real{50}, Real{-50}}) {  // a bias that others use for "masked"
+    report.expect(sum(score, -kLargest) == -kLargest, "lowest number, score %g: %g",
+                  static_cast<double>(score), static_cast<double>(sum(score, -kLargest)));
   }
-  report.expect(sum(1.0f, nan) != sum(1.0f, nan), "NaN bias");
-  report.expect(sum(nan, 1.0f) != sum(nan, 1.0f), "NaN score");
+  report.expect(sum(1, kNan) != sum(1, kNan), "NaN bias");
+  report.expect(sum(kNan, 1) != sum(kNan, 1), "NaN score");
 }
 
 // Known answers of philox4x32-10, from Random123's kat_vectors (Salmon et al. 2011).
@@ -316,21 +286,27 @@ void test_draw(Report& report) {
 }
 
 void test_start_row(Report& report) {
-  report.subject("start_row: a sink counts once, in the chunk that carries it");
-  const float sinks[3] = {2.0f, kNegInf, -1.0f};
-  WorkItem item{};
-  item.sinks = reinterpret_cast<const char*>(sinks);
-  item.sink_step = sizeof(float);
-  for (int head = 0; head < 3; ++head) {
-    float row_max = 1.0f;
-    float row_sum = 1.0f;
-    item.start_from_sinks = true;
-    start_row(item, {4, head}, row_max, row_sum);
-    report.expect(row_max == sinks[head] * kLog2e, "head %d maximum", head);
-    report.expect(row_sum == (head == 1 ? 0.0f : 1.0f), "head %d sum", head);
-    item.start_from_sinks = false;
-    start_row(item, {4, head}, row_max, row_sum);
-    report.expect(row_max == kNegInf && row_sum == 0.0f, "head %d in a later chunk", head);
+  report.subject("start_row: a sink counts once, in the chunk that carries it, in any dtype");
+  const Real sinks[3] = {2, kNegInf, -1};
+  for (const DType dtype : kFloatDtypes) {
+    const int64_t step = 3 * item_size(dtype) + 1;
+    GuardedArray array(2 * step + item_size(dtype));
+    for (int head = 0; head < 3; ++head) {
+      store_element(array.data() + head * step, dtype, sinks[head]);
+    }
+    WorkItem item{};
+    item.sinks = {array.data(), step, dtype};
+    for (int head = 0; head < 3; ++head) {
+      Real row_max = 1;
+      Real row_sum = 1;
+      item.start_from_sinks = true;
+      start_row(item, {4, head}, row_max, row_sum);
+      report.expect(row_max == sinks[head] * kLog2e, "head %d maximum", head);
+      report.expect(row_sum == (head == 1 ? 0 : 1), "head %d sum", head);
+      item.start_from_sinks = false;
+      start_row(item, {4, head}, row_max, row_sum);
+      report.expect(row_max == kNegInf && row_sum == 0, "head %d in a later chunk", head);
+    }
   }
 }
 
@@ -344,7 +320,6 @@ int run_isa_tests() {
   CPUATTN_ISA::test_key_range(report);
   CPUATTN_ISA::test_row_word(report);
   CPUATTN_ISA::test_divide_rows(report);
-  CPUATTN_ISA::test_load_transposed(report);
   CPUATTN_ISA::test_add_bias(report);
   CPUATTN_ISA::test_philox(report);
   CPUATTN_ISA::test_draw(report);
