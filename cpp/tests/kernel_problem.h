@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <vector>
 
 #include "kernels/work_item.h"
 #include "support.h"
+#include "volume.h"
 
 namespace cpuattn {
 namespace {
@@ -36,66 +36,18 @@ enum Option : uint32_t {
   kStrided = 1u << 16,    // random axis orders, gaps, negative and zero steps
   kEmptyMask = 1u << 17,  // the mask has long runs of one value and rows without any key
   kUnaligned = 1u << 18,  // no array is aligned to its numbers
-  kOptionCount = 19,
+  kFarScores = 1u << 19,  // scores in the ten thousands, values that just fit into float16
+  kOptionCount = 20,
+};
+
+// Out and weights are of the query's dtype. Kernels of float64 take only that as query and kv, the
+// others all but that.
+struct DTypes {
+  DType query, kv, bias, heads;  // heads: ALiBi slopes and sinks
 };
 
 struct Sizes {
   int64_t group, q_len, kv_len, head_dim, head_dim_v;
-};
-
-// (tokens, heads, columns) elements of `item_size` bytes at any steps.
-class Volume {
- public:
-  enum Shared : unsigned { kToken = 1, kHead = 2, kColumn = 4 };  // axes of step 0
-
-  Volume() = default;
-  Volume(Random& random, int64_t tokens, int64_t heads, int64_t columns, int64_t item_size,
-         bool strided, bool unaligned, unsigned shared) {
-    const int64_t size[3] = {tokens, heads, columns};
-    int order[3] = {2, 1, 0};  // innermost first
-    int64_t gap = 0;
-    if (strided) {
-      std::swap(order[random.below(3)], order[random.below(3)]);
-      gap = random.chance(30) ? 4096 : item_size * random.below(3);
-    }
-    int64_t low = 0;
-    int64_t extent = item_size;
-    int64_t step = item_size;
-    for (const int axis : order) {
-      if ((shared >> axis & 1) != 0) continue;
-      const bool backward = strided && random.chance(20);
-      step_[axis] = backward ? -step : step;
-      const int64_t span = std::max<int64_t>(size[axis] - 1, 0) * step;
-      extent += span;
-      if (backward) low += span;
-      step = std::max<int64_t>(size[axis], 1) * step + gap;
-      if (gap == 4096) step = (step + 4095) / 4096 * 4096;
-    }
-    const bool empty = tokens * heads * columns == 0;
-    extent += unaligned ? 1 : 0;
-    memory_ = std::make_unique<GuardedArray>(empty ? 0 : extent);
-    data_ = memory_->data() + (empty ? 0 : low);
-  }
-
-  char* at(int64_t token, int64_t head, int64_t column) const {
-    return data_ + token * step_[0] + head * step_[1] + column * step_[2];
-  }
-  float number(int64_t token, int64_t head, int64_t column) const {
-    float x;
-    std::memcpy(&x, at(token, head, column), sizeof x);
-    return x;
-  }
-  void set(int64_t token, int64_t head, int64_t column, float x) const {
-    std::memcpy(at(token, head, column), &x, sizeof x);
-  }
-  bool given() const { return memory_ != nullptr; }
-  RowPlane rows() const { return {data_, step_[0], step_[1], step_[2]}; }
-  KvPlane keys() const { return {data_, step_[0], step_[2]}; }
-
- private:
-  std::unique_ptr<GuardedArray> memory_;
-  char* data_ = nullptr;
-  int64_t step_[3] = {0, 0, 0};
 };
 
 // Philox4x32-10, written for one counter.
@@ -120,55 +72,67 @@ struct ExpectedRow {
   std::vector<double> out;    // normalised, or unnormalised for a partial item
   std::vector<double> bound;  // sum of |weight * value|: what errors are relative to
   std::vector<double> weights;
+  double reach = 0.0;  // the largest sum of |terms| of a score, natural units: what weights err by
 };
 
 class KernelProblem {
  public:
-  KernelProblem(Random& random, const Sizes& sizes, uint32_t options)
-      : sizes_(sizes), options_(options), random_(random) {
+  KernelProblem(Random& random, const Sizes& sizes, const DTypes& dtypes, uint32_t options)
+      : sizes_(sizes), dtypes_(dtypes), options_(options), random_(random) {
     make_arrays();
     make_band();
     if (has(kSegments)) make_segments();
     make_dropout();
     if (has(kHiddenNan) || has(kSomeNan)) poison();
+    copy_keys();
     fill_item();
   }
 
   int64_t rows() const { return sizes_.group * sizes_.q_len; }
   bool has(Option option) const { return (options_ & option) != 0; }
   const WorkItem& item() const { return item_; }
+  // What the kernel computes with.
+  DType real() const {
+    return dtypes_.query == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  }
+  // What its results are rounded to.
+  DType out_dtype() const { return has(kPartial) ? real() : dtypes_.query; }
 
   // Runs a kernel on rows [row_begin, row_end).
   void run(const Kernel& kernel, int64_t row_begin, int64_t row_end) {
     WorkItem item = item_;
     item.row_begin = row_begin;
     item.row_end = row_end;
-    item.row_max = row_max.data() + row_begin;
-    item.row_sum = row_sum.data() + row_begin;
     const int64_t count = row_end - row_begin;
-    GuardedArray partial(count * sizes_.head_dim_v * 4);
+    const int64_t size = item_size(real());
+    const GuardedArray max(count * size);
+    const GuardedArray sum(count * size);
+    const GuardedArray partial(count * sizes_.head_dim_v * size);
     const int64_t bytes = kernel.scratch_bytes({count, sizes_.head_dim, sizes_.head_dim_v});
-    GuardedArray scratch((bytes + 63) / 64 * 64);
-    item.partial_out = partial.floats();
+    const GuardedArray scratch((bytes + 63) / 64 * 64);
+    item.row_max = max.data();
+    item.row_sum = sum.data();
+    item.partial_out = partial.data();
     item.scratch = scratch.data();
     kernel.run(item);
-    for (int64_t r = 0; r < count && item.partial; ++r) {
-      const int64_t row = row_begin + r;
-      for (int64_t c = 0; c < sizes_.head_dim_v; ++c) {
-        set_out(row, c, partial.floats()[r * sizes_.head_dim_v + c]);
-      }
-    }
+    copy_reals(max, count, row_max.data() + row_begin);
+    copy_reals(sum, count, row_sum.data() + row_begin);
+    copy_reals(partial, has(kPartial) ? count * sizes_.head_dim_v : 0,
+               partial_.data() + row_begin * sizes_.head_dim_v);
   }
 
-  float out(int64_t row, int64_t column) const {
+  double out(int64_t row, int64_t column) const {
+    if (has(kPartial)) return partial_[static_cast<size_t>(row * sizes_.head_dim_v + column)];
     return out_.number(row / sizes_.group, row % sizes_.group, column);
   }
-  float weight(int64_t row, int64_t key) const {
+  double weight(int64_t row, int64_t key) const {
     return weights_.number(row / sizes_.group, row % sizes_.group, key);
   }
   void clear_out() const {
     for (int64_t row = 0; row < rows(); ++row) {
-      for (int64_t c = 0; c < sizes_.head_dim_v; ++c) set_out(row, c, 77.0f);
+      for (int64_t c = 0; c < sizes_.head_dim_v; ++c) {
+        out_.set(row / sizes_.group, row % sizes_.group, c, 77.0);
+      }
     }
   }
 
@@ -188,23 +152,25 @@ class KernelProblem {
 
   ExpectedRow expected(int64_t row) const;
 
-  std::vector<float> row_max, row_sum;
+  std::vector<double> row_max, row_sum;
 
  private:
-  static constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  static constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-  void set_out(int64_t row, int64_t column, float x) const {
-    out_.set(row / sizes_.group, row % sizes_.group, column, x);
+  void copy_reals(const GuardedArray& from, int64_t count, double* to) const {
+    const int64_t size = item_size(real());
+    for (int64_t i = 0; i < count; ++i) {
+      to[i] = load_element<double>(from.data() + i * size, real());
+    }
   }
 
-  Volume volume(int64_t tokens, int64_t heads, int64_t columns, int64_t item_size,
-                unsigned shared = 0) {
-    return {random_, tokens, heads, columns, item_size, has(kStrided), has(kUnaligned), shared};
+  Volume volume(int64_t tokens, int64_t heads, int64_t columns, DType dtype, unsigned shared = 0) {
+    return {random_, tokens, heads, columns, dtype, has(kStrided), has(kUnaligned), shared};
   }
   unsigned any_shared() { return has(kStrided) ? static_cast<unsigned>(random_.below(8)) : 0; }
 
-  void fill(const Volume& v, int64_t tokens, int64_t heads, int64_t columns, float reach) {
+  void fill(const Volume& v, int64_t tokens, int64_t heads, int64_t columns, double reach) {
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t h = 0; h < heads; ++h) {
         for (int64_t c = 0; c < columns; ++c) v.set(t, h, c, random_.uniform(-reach, reach));
@@ -213,60 +179,74 @@ class KernelProblem {
   }
 
   void make_arrays();
+  void make_bias();
   void make_mask();
   void make_band();
   void make_segments();
   void make_dropout();
   void poison();
+  void copy_keys();
   void fill_item();
-  double score(int64_t row, int64_t key) const;
+  double score(int64_t row, int64_t key, double& reach) const;
   bool kept(int64_t row, int64_t key) const;
 
   Sizes sizes_;
+  DTypes dtypes_;
   uint32_t options_;
   Random& random_;
   WorkItem item_{};
-  Volume query_, key_, value_, out_, weights_, mask_, bias_, keep_;
+  Volume query_, key_, value_, out_, weights_, mask_, bias_, slopes_, sinks_, keep_;
+  std::vector<double> keys_, values_, partial_;  // the first two: what key_ and value_ hold
   std::vector<int32_t> q_ids_;
   std::vector<int64_t> kv_ids_;
-  std::vector<float> slopes_, sinks_;
   double scale_ = 1.0, softcap_ = 0.0, dropout_p_ = 0.0;
 };
 
 inline void KernelProblem::make_arrays() {
   const auto [group, q_len, kv_len, head_dim, head_dim_v] = sizes_;
-  query_ = volume(q_len, group, head_dim, 4, has(kStrided) && random_.chance(10) ? 2 : 0);
-  key_ = volume(kv_len, 1, head_dim, 4, has(kStrided) && random_.chance(10) ? 1 : 0);
-  value_ = volume(kv_len, 1, head_dim_v, 4);
-  out_ = volume(q_len, group, head_dim_v, 4);
-  fill(query_, q_len, group, head_dim, 2.5f);
-  fill(key_, kv_len, 1, head_dim, 2.5f);
-  fill(value_, kv_len, 1, head_dim_v, 1.0f);
+  query_ =
+      volume(q_len, group, head_dim, dtypes_.query, has(kStrided) && random_.chance(10) ? 2 : 0);
+  key_ = volume(kv_len, 1, head_dim, dtypes_.kv, has(kStrided) && random_.chance(10) ? 1 : 0);
+  value_ = volume(kv_len, 1, head_dim_v, dtypes_.kv);
+  out_ = volume(q_len, group, head_dim_v, dtypes_.query);
+  partial_.assign(static_cast<size_t>(has(kPartial) ? rows() * head_dim_v : 0), kNan);
+  fill(query_, q_len, group, head_dim, has(kFarScores) ? 250.0 : 2.5);
+  fill(key_, kv_len, 1, head_dim, has(kFarScores) ? 250.0 : 2.5);
+  // Dropout makes an output up to 1.6 times its values.
+  fill(value_, kv_len, 1, head_dim_v, has(kFarScores) ? 40000.0 : 1.0);
   if (has(kWeights)) {
-    weights_ = volume(q_len, group, kv_len, 4);
-    fill(weights_, q_len, group, kv_len, 0.0f);
+    weights_ = volume(q_len, group, kv_len, dtypes_.query);
+    fill(weights_, q_len, group, kv_len, 0.0);
   }
   if (has(kMask)) make_mask();
-  if (has(kBias)) {
-    bias_ = volume(q_len, group, kv_len, 4, any_shared());
-    fill(bias_, q_len, group, kv_len, 3.0f);
-    for (int64_t i = 0; i < q_len * kv_len / 10; ++i) {
-      bias_.set(random_.below(q_len), random_.below(group), random_.below(kv_len), -kInfinity);
-    }
-  }
-  for (int64_t head = 0; head < group; ++head) {
-    if (has(kAlibi)) slopes_.push_back(random_.uniform(0.0f, 0.1f));
-    if (has(kSinks)) sinks_.push_back(random_.chance(20) ? -kInfinity : random_.uniform(-3, 3));
-  }
+  make_bias();
   row_max.assign(static_cast<size_t>(rows()), kNan);
   row_sum.assign(static_cast<size_t>(rows()), kNan);
   scale_ = 1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(head_dim, 1)));
   softcap_ = has(kSoftcap) ? 2.0 : 0.0;
 }
 
+inline void KernelProblem::make_bias() {
+  const auto [group, q_len, kv_len, head_dim, head_dim_v] = sizes_;
+  if (has(kBias)) {
+    bias_ = volume(q_len, group, kv_len, dtypes_.bias, any_shared());
+    fill(bias_, q_len, group, kv_len, 3.0);
+    for (int64_t i = 0; i < q_len * kv_len / 10; ++i) {
+      bias_.set(random_.below(q_len), random_.below(group), random_.below(kv_len), -kInfinity);
+    }
+  }
+  if (has(kAlibi)) slopes_ = volume(1, group, 1, dtypes_.heads);
+  if (has(kSinks)) sinks_ = volume(1, group, 1, dtypes_.heads);
+  for (int64_t head = 0; head < group; ++head) {
+    if (has(kAlibi)) slopes_.set(0, head, 0, random_.uniform(0.0, 0.1));
+    if (!has(kSinks)) continue;
+    sinks_.set(0, head, 0, random_.chance(20) ? -kInfinity : random_.uniform(-3.0, 3.0));
+  }
+}
+
 inline void KernelProblem::make_mask() {
   const auto [group, q_len, kv_len, head_dim, head_dim_v] = sizes_;
-  mask_ = volume(q_len, group, kv_len, 1, any_shared());
+  mask_ = volume(q_len, group, kv_len, DType::kBool, any_shared());
   for (int64_t token = 0; token < q_len; ++token) {
     for (int64_t head = 0; head < group; ++head) {
       int percent = 70;
@@ -312,7 +292,7 @@ inline void KernelProblem::make_segments() {
 }
 
 inline void KernelProblem::make_dropout() {
-  item_.weight_factor = 1.0f;
+  item_.weight_factor = 1.0;
   if (!has(kDropoutDraws) && !has(kDropoutMask)) return;
   dropout_p_ = 0.375;
   Dropout& d = item_.dropout;
@@ -325,10 +305,10 @@ inline void KernelProblem::make_dropout() {
   d.shared_heads = random_.chance(20);
   d.shared_rows = random_.chance(20);
   d.shared_columns = random_.chance(20);
-  item_.weight_factor = static_cast<float>(1.0 / (1.0 - dropout_p_));
+  item_.weight_factor = 1.0 / (1.0 - dropout_p_);
   item_.weights_after_dropout = random_.chance(50);
   if (!has(kDropoutMask)) return;
-  keep_ = volume(sizes_.q_len, sizes_.group, sizes_.kv_len, 1, any_shared());
+  keep_ = volume(sizes_.q_len, sizes_.group, sizes_.kv_len, DType::kBool, any_shared());
   for (int64_t token = 0; token < sizes_.q_len; ++token) {
     for (int64_t head = 0; head < sizes_.group; ++head) {
       for (int64_t key = 0; key < sizes_.kv_len; ++key) {
@@ -344,13 +324,20 @@ inline void KernelProblem::poison() {
     bool seen = false;
     for (int64_t row = 0; row < rows() && !seen; ++row) seen = visible(row, key);
     if (seen ? !has(kSomeNan) || !random_.chance(5) : !has(kHiddenNan)) continue;
-    const float bad[] = {kNan, kInfinity, -kInfinity};
+    const double bad[] = {kNan, kInfinity, -kInfinity};
     if (sizes_.head_dim_v > 0) {
       value_.set(key, 0, random_.below(sizes_.head_dim_v), bad[random_.below(3)]);
     }
     if (sizes_.head_dim > 0 && (!seen || random_.chance(30))) {
       key_.set(key, 0, random_.below(sizes_.head_dim), seen ? kNan : bad[random_.below(3)]);
     }
+  }
+}
+
+inline void KernelProblem::copy_keys() {
+  for (int64_t key = 0; key < sizes_.kv_len; ++key) {
+    for (int64_t c = 0; c < sizes_.head_dim; ++c) keys_.push_back(key_.number(key, 0, c));
+    for (int64_t c = 0; c < sizes_.head_dim_v; ++c) values_.push_back(value_.number(key, 0, c));
   }
 }
 
@@ -372,30 +359,41 @@ inline void KernelProblem::fill_item() {
     item_.q_segments = {reinterpret_cast<const char*>(q_ids_.data()), 4, 4};
     item_.kv_segments = {reinterpret_cast<const char*>(kv_ids_.data()), 8, 8};
   }
-  const double factor = softcap_ > 0.0 ? scale_ / softcap_ : scale_ * log2e;
-  item_.query_factor = static_cast<float>(factor);
-  item_.softcap_factor = static_cast<float>(softcap_ * log2e);
-  if (has(kAlibi)) item_.alibi_slopes = reinterpret_cast<const char*>(slopes_.data());
-  if (has(kSinks)) item_.sinks = reinterpret_cast<const char*>(sinks_.data());
-  item_.alibi_step = item_.sink_step = sizeof(float);
+  item_.query_factor = softcap_ > 0.0 ? scale_ / softcap_ : scale_ * log2e;
+  item_.softcap_factor = softcap_ * log2e;
+  if (has(kAlibi)) item_.alibi_slopes = slopes_.heads();
+  if (has(kSinks)) item_.sinks = sinks_.heads();
 }
 
 // Natural units, of a visible key.
-inline double KernelProblem::score(int64_t row, int64_t key) const {
+inline double KernelProblem::score(int64_t row, int64_t key, double& reach) const {
   const int64_t token = row / sizes_.group;
   const int64_t head = row % sizes_.group;
+  const double* numbers = keys_.data() + key * sizes_.head_dim;
   double x = 0.0;
+  double terms = 0.0;
   for (int64_t c = 0; c < sizes_.head_dim; ++c) {
-    x += static_cast<double>(query_.number(token, head, c)) *
-         static_cast<double>(key_.number(key, 0, c));
+    const double term = query_.number(token, head, c) * numbers[c];
+    x += term;
+    terms += std::abs(term);
   }
   x *= scale_;
-  if (softcap_ > 0.0) x = softcap_ * std::tanh(x / softcap_);
-  if (bias_.given()) x += static_cast<double>(bias_.number(token, head, key));
-  if (has(kAlibi)) {
-    x -= static_cast<double>(slopes_[static_cast<size_t>(head)]) *
-         static_cast<double>(std::abs(token + item_.offset - key));
+  terms *= scale_;
+  if (softcap_ > 0.0) {
+    x = softcap_ * std::tanh(x / softcap_);
+    terms += softcap_;
   }
+  if (bias_.given()) {
+    x += bias_.number(token, head, key);
+    terms += std::abs(bias_.number(token, head, key));
+  }
+  if (has(kAlibi)) {
+    const double distance =
+        slopes_.number(0, head, 0) * static_cast<double>(std::abs(token + item_.offset - key));
+    x -= distance;
+    terms += distance;
+  }
+  reach = std::max(reach, terms);
   return x;
 }
 
@@ -421,12 +419,13 @@ inline ExpectedRow KernelProblem::expected(int64_t row) const {
   want.weights.assign(static_cast<size_t>(sizes_.kv_len), 0.0);
   std::vector<double> scores(static_cast<size_t>(sizes_.kv_len));
   if (has(kSinks) && item_.start_from_sinks) {
-    want.max = static_cast<double>(sinks_[static_cast<size_t>(row % sizes_.group)]) * log2e;
+    want.max = sinks_.number(0, row % sizes_.group, 0) * log2e;
   }
   const double sink = want.max;
+  if (std::isfinite(sink)) want.reach = std::abs(sink) / log2e;
   for (int64_t key = item_.kv_begin; key < item_.kv_end; ++key) {
     if (!visible(row, key)) continue;
-    const double x = score(row, key) * log2e;
+    const double x = score(row, key, want.reach) * log2e;
     scores[static_cast<size_t>(key)] = x;
     want.max = std::max(want.max, x);
   }
@@ -440,13 +439,13 @@ inline ExpectedRow KernelProblem::expected(int64_t row) const {
     // A dropped weight is 0 times its value, so NaN and Inf still come through.
     const double factor = weight * (kept(row, key) ? 1.0 : 0.0);
     for (size_t c = 0; c < columns; ++c) {
-      const double x = static_cast<double>(value_.number(key, 0, static_cast<int64_t>(c)));
+      const double x = values_[static_cast<size_t>(key) * columns + c];
       want.out[c] += factor * x;
       want.bound[c] += std::abs(factor * x);
     }
   }
   if (want.sum == 0.0) return want;
-  const double scale = item_.partial ? 1.0 : static_cast<double>(item_.weight_factor) / want.sum;
+  const double scale = item_.partial ? 1.0 : item_.weight_factor / want.sum;
   for (size_t c = 0; c < columns; ++c) {
     want.out[c] *= scale;
     want.bound[c] *= scale;
@@ -455,7 +454,7 @@ inline ExpectedRow KernelProblem::expected(int64_t row) const {
   for (int64_t key = 0; key < sizes_.kv_len; ++key) {
     double& weight = want.weights[static_cast<size_t>(key)];
     weight /= want.sum;
-    if (after) weight *= kept(row, key) ? static_cast<double>(item_.weight_factor) : 0.0;
+    if (after) weight *= kept(row, key) ? item_.weight_factor : 0.0;
   }
   return want;
 }

@@ -1,55 +1,84 @@
 // SPDX-License-Identifier: MIT
-// The prefill and decode kernels of one ISA (the argument) on single work items, against double
-// precision: shapes that straddle tiles and blocks, every option, NaN and Inf where it must not go.
+// The prefill and decode kernels of one table (the argument) on single work items, against double
+// precision: shapes that straddle tiles and blocks, every option, every dtype, NaN and Inf where it
+// must not go.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
+#include <vector>
 
 #include "check.h"
 #include "core/dispatch.h"
+#include "half_values.h"
 #include "kernel_problem.h"
 #include "support.h"
 
 namespace cpuattn {
 namespace {
 
+// A kernel and the dtypes that its table takes.
 struct Which {
   const char* name;
   const Kernel* kernel;
+  bool is_float64;
+
+  bool is_decode() const { return std::strcmp(name, "decode") == 0; }
 };
 
 struct Context {
   Report& report;
   const Which& which;
   const Sizes& sizes;
+  const DTypes& dtypes;
   uint32_t options;
   uint64_t seed;
 
   // Prefixed to every message, so that a failure can be run again.
   void fail(const char* what, int64_t row, int64_t index, double got, double want) const {
     report.expect(false,
-                  "%s, group %lld q_len %lld kv_len %lld head_dim %lld head_dim_v %lld options "
-                  "%#x seed %#llx: %s of row %lld at %lld: got %.9g, expected %.9g",
+                  "%s, group %lld q_len %lld kv_len %lld head_dim %lld head_dim_v %lld query %s kv "
+                  "%s bias %s heads %s options %#x seed %#llx: %s of row %lld at %lld: got %.17g, "
+                  "expected %.17g",
                   which.name, static_cast<long long>(sizes.group),
                   static_cast<long long>(sizes.q_len), static_cast<long long>(sizes.kv_len),
                   static_cast<long long>(sizes.head_dim), static_cast<long long>(sizes.head_dim_v),
-                  options, static_cast<unsigned long long>(seed), what, static_cast<long long>(row),
-                  static_cast<long long>(index), got, want);
+                  name_of(dtypes.query), name_of(dtypes.kv), name_of(dtypes.bias),
+                  name_of(dtypes.heads), options, static_cast<unsigned long long>(seed), what,
+                  static_cast<long long>(row), static_cast<long long>(index), got, want);
   }
 };
 
-bool close(double got, double want, double tolerance) {
-  if (std::isnan(want)) return std::isnan(got);
-  if (std::isinf(want)) return got == want || std::isnan(got);  // Inf * a weight, twice
-  return std::abs(got - want) <= tolerance;
+// ---------------------------------------------------------------- how close is close enough
+
+// Results may differ by kUnits roundings of what a row's scores and values sum up to; a result of
+// 16 bits by half a unit of its last place besides. Numbers as small as kTiny do not count. The
+// largest error seen is 6.3 roundings (weights in float64, where the expected ones have errors
+// too).
+constexpr double kUnits = 8.0;
+constexpr double kTiny = 1.0e-30;
+double largest_error = 0.0;  // of all results so far, in such roundings
+
+// One rounding of what the kernel computes with.
+double rounding(const KernelProblem& problem) {
+  return problem.real() == DType::kFloat64 ? 0x1p-53 : 0x1p-24;
 }
 
-constexpr double kTolerance = 1.0e-5;
+// Where a result of `dtype` may be `rounding` off for each of kUnits.
+bool close(double got, double want, double rounding, DType dtype) {
+  if (std::isnan(want)) return std::isnan(got);
+  if (std::isinf(want)) return got == want || std::isnan(got);  // Inf * a weight, twice
+  const double tolerance = kUnits * rounding;
+  const double rest = std::abs(got - want) - half_a_unit(dtype, std::abs(want) + tolerance) - kTiny;
+  if (rest > 0.0) largest_error = std::max(largest_error, rest / rounding);
+  return rest <= tolerance;
+}
 
 bool check_state(const Context& context, const KernelProblem& problem, const ExpectedRow& want,
                  int64_t row) {
-  const auto max = static_cast<double>(problem.row_max[static_cast<size_t>(row)]);
-  const auto sum = static_cast<double>(problem.row_sum[static_cast<size_t>(row)]);
+  const double max = problem.row_max[static_cast<size_t>(row)];
+  const double sum = problem.row_sum[static_cast<size_t>(row)];
   if (want.sum == 0.0) {
     if (sum == 0.0 && max == want.max) return true;
     context.fail("empty state", row, 0, sum, 0.0);
@@ -57,7 +86,8 @@ bool check_state(const Context& context, const KernelProblem& problem, const Exp
   }
   const double lse = want.max + std::log2(want.sum);
   const double got = max + std::log2(sum);
-  if (close(got, lse, kTolerance * (1.0 + std::abs(lse)))) return true;
+  if (close(got, lse, rounding(problem) * (1.0 + want.reach + std::abs(lse)), problem.real()))
+    return true;
   context.fail("log2-sum-exp", row, 0, got, lse);
   return false;
 }
@@ -66,18 +96,20 @@ bool check_row(const Context& context, const KernelProblem& problem, int64_t row
   const ExpectedRow want = problem.expected(row);
   if (!check_state(context, problem, want, row)) return false;
   // A partial state is relative to the kernel's own maximum.
-  const auto max = static_cast<double>(problem.row_max[static_cast<size_t>(row)]);
+  const double max = problem.row_max[static_cast<size_t>(row)];
   const double scale = problem.has(kPartial) && want.sum > 0.0 ? std::exp2(want.max - max) : 1.0;
+  const double unit = rounding(problem) * (1.0 + want.reach);  // of a weight
   for (size_t c = 0; c < want.out.size(); ++c) {
-    const auto got = static_cast<double>(problem.out(row, static_cast<int64_t>(c)));
-    if (close(got, want.out[c] * scale, kTolerance * (want.bound[c] * scale + 1.0e-3))) continue;
-    context.fail("out", row, static_cast<int64_t>(c), got, want.out[c] * scale);
+    const double got = problem.out(row, static_cast<int64_t>(c));
+    const double out = want.out[c] * scale;
+    if (close(got, out, unit * want.bound[c] * scale, problem.out_dtype())) continue;
+    context.fail("out", row, static_cast<int64_t>(c), got, out);
     return false;
   }
   if (!problem.has(kWeights) || std::isnan(want.sum)) return true;
   for (size_t key = 0; key < want.weights.size(); ++key) {
-    const auto got = static_cast<double>(problem.weight(row, static_cast<int64_t>(key)));
-    if (close(got, want.weights[key], kTolerance * (want.weights[key] + 1.0e-3))) continue;
+    const double got = problem.weight(row, static_cast<int64_t>(key));
+    if (close(got, want.weights[key], unit * want.weights[key], problem.out_dtype())) continue;
     context.fail("weight", row, static_cast<int64_t>(key), got, want.weights[key]);
     return false;
   }
@@ -85,12 +117,12 @@ bool check_row(const Context& context, const KernelProblem& problem, int64_t row
 }
 
 // Runs one random problem; one check in all.
-void check_problem(Report& report, const Which& which, const Sizes& sizes, uint32_t options,
-                   uint64_t seed) {
+void check_problem(Report& report, const Which& which, const Sizes& sizes, const DTypes& dtypes,
+                   uint32_t options, uint64_t seed) {
   Random random(seed);
-  KernelProblem problem(random, sizes, options);
+  KernelProblem problem(random, sizes, dtypes, options);
   problem.run(*which.kernel, 0, problem.rows());
-  const Context context{report, which, sizes, options, seed};
+  const Context context{report, which, sizes, dtypes, options, seed};
   for (int64_t row = 0; row < problem.rows(); ++row) {
     if (!check_row(context, problem, row)) return;
   }
@@ -98,6 +130,32 @@ void check_problem(Report& report, const Which& which, const Sizes& sizes, uint3
 }
 
 // ---------------------------------------------------------------- what is tried
+
+// Query and keys as a table takes them together, its own dtype first.
+struct Pair {
+  DType query, kv;
+};
+constexpr Pair kFloat32Pairs[] = {{DType::kFloat32, DType::kFloat32},
+                                  {DType::kFloat16, DType::kFloat16},
+                                  {DType::kBFloat16, DType::kBFloat16},
+                                  {DType::kFloat32, DType::kFloat16},
+                                  {DType::kFloat32, DType::kBFloat16}};
+constexpr Pair kFloat64Pairs[] = {{DType::kFloat64, DType::kFloat64}};
+
+std::vector<Pair> pairs_of(const Which& which) {
+  if (which.is_float64) return {std::begin(kFloat64Pairs), std::end(kFloat64Pairs)};
+  return {std::begin(kFloat32Pairs), std::end(kFloat32Pairs)};
+}
+DTypes plain_dtypes(const Pair& pair) { return {pair.query, pair.kv, pair.query, pair.query}; }
+// Bias, slopes and sinks of any dtype.
+DTypes mixed_dtypes(Random& random, const Pair& pair) {
+  return {pair.query, pair.kv, kFloatDtypes[random.below(4)], kFloatDtypes[random.below(4)]};
+}
+DTypes any_dtypes(Random& random, const Which& which) {
+  const std::vector<Pair> pairs = pairs_of(which);
+  const auto which_pair = random.below(static_cast<int64_t>(pairs.size()));
+  return mixed_dtypes(random, pairs[static_cast<size_t>(which_pair)]);
+}
 
 constexpr int64_t kLengths[] = {1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 127, 129, 193};
 constexpr int64_t kHeadDims[] = {1, 3, 8, 15, 16, 17, 31, 40, 59, 64, 65, 80, 128, 129, 257, 576};
@@ -110,7 +168,7 @@ int64_t pick(Random& random, const int64_t (&from)[kCount]) {
 // Few rows for the decode kernel, more for the other one.
 Sizes random_sizes(Random& random, const Which& which) {
   Sizes sizes;
-  const bool decode = std::strcmp(which.name, "decode") == 0;
+  const bool decode = which.is_decode();
   sizes.group = random.between(1, decode ? 5 : 8);
   sizes.q_len = decode ? random.between(1, 4) : (pick(random, kLengths) + 1) / 2;
   sizes.kv_len = random.chance(20) ? random.between(194, 420) : pick(random, kLengths);
@@ -121,13 +179,17 @@ Sizes random_sizes(Random& random, const Which& which) {
 
 void test_lengths(Report& report, const Which& which) {
   report.subject("lengths that straddle tiles and blocks");
-  const bool decode = std::strcmp(which.name, "decode") == 0;
   uint64_t seed = test_seed(1000);
-  for (const int64_t kv_len : kLengths) {
-    for (const int64_t q_len : kLengths) {
-      if (decode && q_len > 17) continue;
-      check_problem(report, which, {1, q_len, kv_len, 16, 24}, 0, ++seed);
-      check_problem(report, which, {1, q_len, kv_len, 9, 5}, kCausal, ++seed);
+  for (const Pair& pair : pairs_of(which)) {
+    const bool first = pair.kv == pairs_of(which)[0].kv;
+    for (const int64_t kv_len : kLengths) {
+      for (const int64_t q_len : kLengths) {
+        if (which.is_decode() && q_len > 17) continue;
+        if (!first && q_len > 17 && q_len % 32 != 1) continue;
+        const DTypes dtypes = plain_dtypes(pair);
+        check_problem(report, which, {1, q_len, kv_len, 16, 24}, dtypes, 0, ++seed);
+        check_problem(report, which, {1, q_len, kv_len, 9, 5}, dtypes, kCausal, ++seed);
+      }
     }
   }
 }
@@ -135,21 +197,29 @@ void test_lengths(Report& report, const Which& which) {
 void test_head_dims(Report& report, const Which& which) {
   report.subject("head_dim and head_dim_v from 0 to 576");
   uint64_t seed = test_seed(2000);
-  for (const int64_t head_dim : kHeadDims) {
-    check_problem(report, which, {2, 3, 70, head_dim, head_dim}, 0, ++seed);
-    check_problem(report, which, {1, 2, 33, head_dim, 20}, kMask | kStrided, ++seed);
-    check_problem(report, which, {3, 1, 97, 20, head_dim}, kCausal, ++seed);
+  for (const Pair& pair : pairs_of(which)) {
+    const DTypes dtypes = plain_dtypes(pair);
+    for (const int64_t head_dim : kHeadDims) {
+      check_problem(report, which, {2, 3, 70, head_dim, head_dim}, dtypes, 0, ++seed);
+      check_problem(report, which, {1, 2, 33, head_dim, 20}, dtypes, kMask | kStrided, ++seed);
+      check_problem(report, which, {3, 1, 97, 20, head_dim}, dtypes, kCausal, ++seed);
+    }
+    check_problem(report, which, {2, 3, 10, 0, 8}, dtypes, 0, ++seed);
+    check_problem(report, which, {2, 3, 10, 8, 0}, dtypes, 0, ++seed);
   }
-  check_problem(report, which, {2, 3, 10, 0, 8}, 0, ++seed);
-  check_problem(report, which, {2, 3, 10, 8, 0}, 0, ++seed);
   report.subject("hidden NaN where dot products are summed in parts");
-  for (int round = 0; round < 10; ++round) {
-    check_problem(report, which, {2, 5, 70, 300, 20}, kSegments | kHiddenNan, ++seed);
-    check_problem(report, which, {1, 5, 70, 520, 20}, kMask | kSomeNan, ++seed);
+  for (const Pair& pair : pairs_of(which)) {
+    const DTypes dtypes = plain_dtypes(pair);
+    for (int round = 0; round < 10; ++round) {
+      check_problem(report, which, {2, 5, 70, 300, 20}, dtypes, kSegments | kHiddenNan, ++seed);
+      check_problem(report, which, {1, 5, 70, 520, 20}, dtypes, kMask | kSomeNan, ++seed);
+    }
   }
   report.subject("no keys at all");
-  check_problem(report, which, {2, 3, 0, 8, 8}, 0, ++seed);
-  check_problem(report, which, {2, 3, 0, 8, 8}, kSinks, ++seed);
+  for (const Pair& pair : pairs_of(which)) {
+    check_problem(report, which, {2, 3, 0, 8, 8}, plain_dtypes(pair), 0, ++seed);
+    check_problem(report, which, {2, 3, 0, 8, 8}, plain_dtypes(pair), kSinks, ++seed);
+  }
 }
 
 void test_options(Report& report, const Which& which) {
@@ -171,29 +241,36 @@ void test_options(Report& report, const Which& which) {
                                            "NaN in keys that some rows see",
                                            "strides",
                                            "masks with empty runs and rows",
-                                           "unaligned arrays"};
+                                           "unaligned arrays",
+                                           "scores and values far from 0"};
   for (uint32_t option = 0; option < kOptionCount; ++option) {
     uint32_t options = uint32_t{1} << option;
-    if (options == kWeights && std::strcmp(which.name, "decode") == 0) continue;
+    if (options == kWeights && which.is_decode()) continue;
     if (options == kEmptyMask || options == kHiddenNan || options == kSomeNan) options |= kMask;
     report.subject(names[option]);
     Random random(test_seed(3000 + uint64_t{option}));
-    for (int round = 0; round < 40; ++round) {
-      check_problem(report, which, random_sizes(random, which), options, random.next());
+    for (const Pair& pair : pairs_of(which)) {
+      for (int round = 0; round < (which.is_float64 ? 50 : 20); ++round) {
+        const Sizes sizes = random_sizes(random, which);
+        const DTypes dtypes = mixed_dtypes(random, pair);
+        check_problem(report, which, sizes, dtypes, options, random.next());
+      }
     }
   }
 }
 
 void test_combinations(Report& report, const Which& which) {
-  report.subject("random combinations of all options");
+  report.subject("random combinations of all options and dtypes");
   Random random(test_seed(4000));
-  for (int round = 0; round < 400; ++round) {
+  for (int round = 0; round < 800; ++round) {
     auto options = static_cast<uint32_t>(random.next() & random.next());
     options &= (1u << kOptionCount) - 1;
     if ((options & kPartial) != 0) options &= ~uint32_t{kWeights};
-    if (std::strcmp(which.name, "decode") == 0) options &= ~uint32_t{kWeights};
+    if (which.is_decode()) options &= ~uint32_t{kWeights};
     if ((options & kEmptyMask) != 0) options |= kMask;
-    check_problem(report, which, random_sizes(random, which), options, random.next());
+    const Sizes sizes = random_sizes(random, which);
+    const DTypes dtypes = any_dtypes(random, which);
+    check_problem(report, which, sizes, dtypes, options, random.next());
   }
 }
 
@@ -209,13 +286,13 @@ void test_row_blocks(Report& report, const Which& which) {
     const auto options = static_cast<uint32_t>(random.next() & random.next()) &
                          (kCausal | kWindow | kMask | kBias | kKvLength | kQLength | kHiddenNan |
                           kSomeNan | kEmptyMask | kSinks);
-    KernelProblem problem(random, sizes, options);
+    KernelProblem problem(random, sizes, any_dtypes(random, which), options);
     problem.run(*which.kernel, 0, problem.rows());
-    std::vector<float> whole;
+    std::vector<double> whole;
     for (int64_t row = 0; row < problem.rows(); ++row) {
       for (int64_t c = 0; c < sizes.head_dim_v; ++c) whole.push_back(problem.out(row, c));
     }
-    const std::vector<float> sums = problem.row_sum;
+    const std::vector<double> sums = problem.row_sum;
     problem.clear_out();
     for (int64_t row = 0; row < problem.rows(); row += tile) {
       problem.run(*which.kernel, row, std::min(row + tile, problem.rows()));
@@ -235,9 +312,10 @@ void test_row_blocks(Report& report, const Which& which) {
   }
 }
 
-int run_tests(const KernelTable& table) {
+int run_tests(const KernelTable& table, bool is_float64) {
   Report report;
-  const Which both[] = {{"prefill", &table.prefill}, {"decode", &table.decode}};
+  const Which both[] = {{"prefill", &table.prefill, is_float64},
+                        {"decode", &table.decode, is_float64}};
   for (const Which& which : both) {
     report.subject(nullptr);
     std::printf("%s %s: row tile %d, kv block %lld\n", table.isa, which.name,
@@ -246,6 +324,10 @@ int run_tests(const KernelTable& table) {
     test_head_dims(report, which);
     test_options(report, which);
     test_combinations(report, which);
+    report.subject(nullptr);
+    std::printf("%s %s: largest error %.2f roundings, allowed %g\n", table.isa, which.name,
+                largest_error, kUnits);
+    largest_error = 0.0;
   }
   test_row_blocks(report, both[0]);
   return report.finish();
@@ -255,13 +337,15 @@ int run_tests(const KernelTable& table) {
 }  // namespace cpuattn
 
 int main(int argc, char** argv) {
-  const char* const isa = argc > 1 ? argv[1] : "scalar";
-  for (const cpuattn::IsaEntry& entry : cpuattn::all_isas()) {
-    if (std::strcmp(entry.name, isa) == 0 && cpuattn::usable(entry)) {
-      return cpuattn::run_tests(*entry.table);
+  const char* const name = argc > 1 ? argv[1] : "scalar";
+  for (const cpuattn::Isa& isa : cpuattn::all_isas()) {
+    if (!cpuattn::usable(isa)) continue;
+    for (const cpuattn::KernelTable* table : {isa.float32, isa.float64}) {
+      if (table == nullptr || std::strcmp(table->isa, name) != 0) continue;
+      return cpuattn::run_tests(*table, table == isa.float64);
     }
   }
-  std::printf("skipped: this CPU or operating system lacks %s\n", isa);
+  std::printf("skipped: this CPU or operating system lacks %s\n", name);
   std::printf("0 passed, 0 failed\n");
   return cpuattn::kSkipped;
 }
