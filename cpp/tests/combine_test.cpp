@@ -14,56 +14,70 @@
 namespace cpuattn {
 namespace {
 
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+template <class Real>
+constexpr Real kInf = std::numeric_limits<Real>::infinity();
+template <class Real>
+constexpr Real kNan = std::numeric_limits<Real>::quiet_NaN();
+template <class Real>
+constexpr double kEpsilon = static_cast<double>(std::numeric_limits<Real>::epsilon());
 
 // A PartialState that owns its memory.
+template <class Real>
 struct State {
   int64_t rows, columns;
-  std::vector<float> floats;
+  std::vector<Real> numbers;
 
   State(int64_t row_count, int64_t column_count)
       : rows(row_count),
         columns(column_count),
-        floats(static_cast<size_t>(row_count * (2 + column_count)), 0.0f) {
-    std::fill_n(view().row_max, rows, -kInf);
+        numbers(static_cast<size_t>(row_count * (2 + column_count)), 0.0) {
+    std::fill_n(view().row_max, rows, -kInf<Real>);
   }
-  PartialState view() { return state_at(floats.data(), rows); }
-  float max(int64_t row = 0) { return view().row_max[row]; }
-  float sum(int64_t row = 0) { return view().row_sum[row]; }
-  float out(int64_t column, int64_t row = 0) { return view().output[row * columns + column]; }
+  PartialState<Real> view() { return {reinterpret_cast<char*>(numbers.data()), rows}; }
+  Real max(int64_t row = 0) { return view().row_max[row]; }
+  Real sum(int64_t row = 0) { return view().row_sum[row]; }
+  Real out(int64_t column, int64_t row = 0) { return view().output[row * columns + column]; }
 };
 
-State merged(State into, State other) {
+template <class Real>
+State<Real> merged(State<Real> into, State<Real> other) {
   merge(into.view(), other.view(), into.rows, into.columns);
   return into;
 }
 
-bool same_state(const State& a, const State& b) {
-  bool same = a.floats.size() == b.floats.size();
-  for (size_t i = 0; i < a.floats.size() && same; ++i) same = same_number(a.floats[i], b.floats[i]);
+template <class Real>
+bool same_state(const State<Real>& a, const State<Real>& b) {
+  bool same = a.numbers.size() == b.numbers.size();
+  for (size_t i = 0; i < a.numbers.size() && same; ++i) {
+    same = same_number(a.numbers[i], b.numbers[i]);
+  }
   return same;
 }
 
 // Scores (log2 units) and values of one row.
+template <class Real>
 struct Keys {
-  std::vector<float> scores;
-  std::vector<float> values;  // (keys, columns)
+  std::vector<Real> scores;
+  std::vector<Real> values;  // (keys, columns)
   int64_t columns;
 
-  Keys(Random& random, int64_t count, int64_t column_count, float reach) : columns(column_count) {
-    for (int64_t i = 0; i < count; ++i) scores.push_back(random.uniform(-reach, reach));
-    for (int64_t i = 0; i < count * columns; ++i) values.push_back(random.uniform(-1.0f, 1.0f));
+  Keys(Random& random, int64_t count, int64_t column_count, double reach) : columns(column_count) {
+    for (int64_t i = 0; i < count; ++i) {
+      scores.push_back(static_cast<Real>(random.uniform(-reach, reach)));
+    }
+    for (int64_t i = 0; i < count * columns; ++i) {
+      values.push_back(static_cast<Real>(random.uniform(-1.0, 1.0)));
+    }
   }
   int64_t count() const { return static_cast<int64_t>(scores.size()); }
 
   // The state of keys [begin, end), as a kernel leaves it.
-  State state(int64_t begin, int64_t end) const {
-    State s(1, columns);
-    float top = -kInf;
+  State<Real> state(int64_t begin, int64_t end) const {
+    State<Real> s(1, columns);
+    Real top = -kInf<Real>;
     for (int64_t i = begin; i < end; ++i) top = std::max(top, scores[static_cast<size_t>(i)]);
     s.view().row_max[0] = top;
-    if (top == -kInf) return s;
+    if (top == -kInf<Real>) return s;
     std::vector<double> out(static_cast<size_t>(columns), 0.0);
     double sum = 0.0;
     for (int64_t i = begin; i < end; ++i) {
@@ -75,15 +89,16 @@ struct Keys {
             weight * static_cast<double>(values[static_cast<size_t>(i * columns + c)]);
       }
     }
-    s.view().row_sum[0] = static_cast<float>(sum);
+    s.view().row_sum[0] = static_cast<Real>(sum);
     for (int64_t c = 0; c < columns; ++c) {
-      s.view().output[c] = static_cast<float>(out[static_cast<size_t>(c)]);
+      s.view().output[c] = static_cast<Real>(out[static_cast<size_t>(c)]);
     }
     return s;
   }
 };
 
-bool close_state(State& got, State& want, double tolerance) {
+template <class Real>
+bool close_state(State<Real>& got, State<Real>& want, double tolerance) {
   bool close = got.max() == want.max();
   close = close && std::abs(static_cast<double>(got.sum() - want.sum())) <=
                        tolerance * static_cast<double>(want.sum());
@@ -94,47 +109,50 @@ bool close_state(State& got, State& want, double tolerance) {
   return close;
 }
 
+template <class Real>
 void test_one_pass(Report& report) {
   report.subject("chunks merged in order equal one pass over all keys");
   Random random(test_seed(10));
   for (int round = 0; round < 300; ++round) {
-    const Keys keys(random, random.between(1, 200), random.between(0, 9), 40.0f);
-    State total = keys.state(0, 0);
+    const Keys<Real> keys(random, random.between(1, 200), random.between(0, 9), 40.0);
+    State<Real> total = keys.state(0, 0);
     for (int64_t begin = 0; begin < keys.count();) {
       const int64_t end = std::min(keys.count(), begin + random.between(1, 60));
       total = merged(total, keys.state(begin, end));
       begin = end;
     }
-    State want = keys.state(0, keys.count());
-    report.expect(close_state(total, want, 2.0e-6), "round %d: sum %g, expected %g", round,
-                  static_cast<double>(total.sum()), static_cast<double>(want.sum()));
+    State<Real> want = keys.state(0, keys.count());
+    report.expect(close_state(total, want, 16 * kEpsilon<Real>), "round %d: sum %g, expected %g",
+                  round, static_cast<double>(total.sum()), static_cast<double>(want.sum()));
   }
 }
 
+template <class Real>
 void test_associativity(Report& report) {
   report.subject("(a + b) + c equals a + (b + c) up to rounding; the order of merging is fixed");
   Random random(test_seed(11));
   for (int round = 0; round < 300; ++round) {
-    const Keys keys(random, 90, 5, round % 2 == 0 ? 3.0f : 60.0f);
-    const State a = keys.state(0, 20);
-    const State b = keys.state(20, 50);
-    const State c = keys.state(50, 90);
-    State left = merged(merged(a, b), c);
-    State right = merged(a, merged(b, c));
-    report.expect(close_state(left, right, 1.0e-6), "round %d", round);
+    const Keys<Real> keys(random, 90, 5, round % 2 == 0 ? 3.0 : 60.0);
+    const State<Real> a = keys.state(0, 20);
+    const State<Real> b = keys.state(20, 50);
+    const State<Real> c = keys.state(50, 90);
+    State<Real> left = merged(merged(a, b), c);
+    State<Real> right = merged(a, merged(b, c));
+    report.expect(close_state(left, right, 8 * kEpsilon<Real>), "round %d", round);
     report.expect(same_state(left, merged(merged(a, b), c)), "round %d repeated", round);
-    State swapped = merged(b, a);
-    State straight = merged(a, b);
-    report.expect(close_state(swapped, straight, 1.0e-6), "round %d swapped", round);
+    State<Real> swapped = merged(b, a);
+    State<Real> straight = merged(a, b);
+    report.expect(close_state(swapped, straight, 8 * kEpsilon<Real>), "round %d swapped", round);
   }
 }
 
+template <class Real>
 void test_empty(Report& report) {
   report.subject("an empty state is neutral on either side, bit for bit");
   Random random(test_seed(12));
-  const State empty(1, 7);
+  const State<Real> empty(1, 7);
   for (int round = 0; round < 50; ++round) {
-    const State some = Keys(random, 30, 7, 50.0f).state(0, 30);
+    const State<Real> some = Keys<Real>(random, 30, 7, 50.0).state(0, 30);
     report.expect(same_state(merged(some, empty), some), "round %d right", round);
     report.expect(same_state(merged(empty, some), some), "round %d left", round);
   }
@@ -143,24 +161,27 @@ void test_empty(Report& report) {
   report.expect(same_state(merged(merged(empty, empty), merged(empty, empty)), empty), "four");
 }
 
-State single(float max, float sum, float out) {
-  State s(1, 1);
+template <class Real>
+State<Real> single(Real max, Real sum, Real out) {
+  State<Real> s(1, 1);
   s.view().row_max[0] = max;
   s.view().row_sum[0] = sum;
   s.view().output[0] = out;
   return s;
 }
 
+template <class Real>
 void test_nan(Report& report) {
   report.subject("NaN in either state comes out");
-  const State good = single(1.0f, 2.0f, 3.0f);
-  const State empty = single(-kInf, 0.0f, 0.0f);
-  const State scores[] = {single(-kInf, kNan, kNan), single(4.0f, kNan, kNan),
-                          single(-4.0f, kNan, kNan), single(kNan, 1.0f, 0.0f)};
-  for (const State& bad : scores) {
-    for (const State& other : {good, empty, bad}) {
-      State first = merged(bad, other);
-      State second = merged(other, bad);
+  const State<Real> good = single<Real>(1.0, 2.0, 3.0);
+  const State<Real> empty = single<Real>(-kInf<Real>, 0.0, 0.0);
+  const State<Real> scores[] = {
+      single<Real>(-kInf<Real>, kNan<Real>, kNan<Real>), single<Real>(4.0, kNan<Real>, kNan<Real>),
+      single<Real>(-4.0, kNan<Real>, kNan<Real>), single<Real>(kNan<Real>, 1.0, 0.0)};
+  for (const State<Real>& bad : scores) {
+    for (const State<Real>& other : {good, empty, bad}) {
+      State<Real> first = merged(bad, other);
+      State<Real> second = merged(other, bad);
       report.expect(std::isnan(first.sum()), "sum, first: %g", static_cast<double>(first.sum()));
       report.expect(std::isnan(second.sum()), "sum, second: %g", static_cast<double>(second.sum()));
       report.expect(std::isnan(first.out(0)), "out, first: %g", static_cast<double>(first.out(0)));
@@ -168,42 +189,45 @@ void test_nan(Report& report) {
                     static_cast<double>(second.out(0)));
     }
   }
-  State sink = merged(single(kNan, 1.0f, 0.0f), good);
+  State<Real> sink = merged(single<Real>(kNan<Real>, 1.0, 0.0), good);
   report.expect(std::isnan(sink.max()), "maximum: %g", static_cast<double>(sink.max()));
-  const State value = single(1.0f, 2.0f, kNan);  // NaN in a value row, not in a score
-  State first = merged(value, good);
-  State second = merged(good, value);
-  report.expect(std::isnan(first.out(0)) && first.sum() == 4.0f, "NaN value, first");
-  report.expect(std::isnan(second.out(0)) && second.sum() == 4.0f, "NaN value, second");
+  const State<Real> value = single<Real>(1.0, 2.0, kNan<Real>);  // in a value row, not in a score
+  State<Real> first = merged(value, good);
+  State<Real> second = merged(good, value);
+  report.expect(std::isnan(first.out(0)) && first.sum() == 4.0, "NaN value, first");
+  report.expect(std::isnan(second.out(0)) && second.sum() == 4.0, "NaN value, second");
 }
 
+template <class Real>
 void test_extremes(Report& report) {
   report.subject("maxima far apart neither overflow nor disturb the larger one");
-  const State high = single(1.0e4f, 2.0f, 3.0f);
-  const State low = single(-1.0e4f, 5.0f, 7.0f);
+  const State<Real> high = single<Real>(1.0e4, 2.0, 3.0);
+  const State<Real> low = single<Real>(-1.0e4, 5.0, 7.0);
   report.expect(same_state(merged(high, low), high), "high + low");
   report.expect(same_state(merged(low, high), high), "low + high");
-  const float far = 3.0e38f;
-  report.expect(same_state(merged(single(far, 1, 1), single(-far, 1, 1)), single(far, 1, 1)),
-                "difference beyond the largest float");
-  State equal = merged(high, high);
-  report.expect(equal.max() == 1.0e4f && equal.sum() == 4.0f && equal.out(0) == 6.0f, "equal");
-  State step = merged(single(3.0f, 1.0f, 1.0f), single(5.0f, 1.0f, 2.0f));
-  report.expect(step.max() == 5.0f && step.sum() == 1.25f && step.out(0) == 2.25f, "2^-2");
+  const Real far = std::numeric_limits<Real>::max() / 10 * 9;
+  report.expect(same_state(merged(single<Real>(far, 1, 1), single<Real>(-far, 1, 1)),
+                           single<Real>(far, 1, 1)),
+                "difference beyond the largest number");
+  State<Real> equal = merged(high, high);
+  report.expect(equal.max() == 1.0e4 && equal.sum() == 4.0 && equal.out(0) == 6.0, "equal");
+  State<Real> step = merged(single<Real>(3.0, 1.0, 1.0), single<Real>(5.0, 1.0, 2.0));
+  report.expect(step.max() == 5.0 && step.sum() == 1.25 && step.out(0) == 2.25, "2^-2");
 }
 
+template <class Real>
 void test_rows(Report& report) {
   report.subject("rows are merged independently");
   Random random(test_seed(13));
   constexpr int64_t rows = 5;
-  State a(rows, 3);
-  State b(rows, 3);
-  std::vector<State> singles;
+  State<Real> a(rows, 3);
+  State<Real> b(rows, 3);
+  std::vector<State<Real>> singles;
   for (int64_t row = 0; row < rows; ++row) {
-    const Keys keys(random, 40, 3, 10.0f);
+    const Keys<Real> keys(random, 40, 3, 10.0);
     const int64_t cut = row == 2 ? 0 : 17;  // one row has nothing in the first chunk
-    State parts[2] = {keys.state(0, cut), keys.state(cut, 40)};
-    State* wholes[2] = {&a, &b};
+    State<Real> parts[2] = {keys.state(0, cut), keys.state(cut, 40)};
+    State<Real>* wholes[2] = {&a, &b};
     for (int i = 0; i < 2; ++i) {
       wholes[i]->view().row_max[row] = parts[i].max();
       wholes[i]->view().row_sum[row] = parts[i].sum();
@@ -211,18 +235,29 @@ void test_rows(Report& report) {
     }
     singles.push_back(merged(parts[0], parts[1]));
   }
-  State all = merged(a, b);
+  State<Real> all = merged(a, b);
   for (int64_t row = 0; row < rows; ++row) {
-    State& want = singles[static_cast<size_t>(row)];
+    State<Real>& want = singles[static_cast<size_t>(row)];
     bool same = all.max(row) == want.max() && all.sum(row) == want.sum();
     for (int64_t c = 0; c < 3; ++c) same = same && all.out(c, row) == want.out(c);
     report.expect(same, "row %lld", static_cast<long long>(row));
   }
-  report.subject("state_at lays a state over 2 * rows + rows * head_dim_v floats");
-  float floats[2 * 4 + 4 * 3];
-  const PartialState laid = state_at(floats, 4);
-  report.expect(laid.row_max == floats && laid.row_sum == floats + 4 && laid.output == floats + 8,
-                "4 rows");
+  report.subject("a state lies over 2 * rows + rows * head_dim_v numbers");
+  Real numbers[2 * 4 + 4 * 3];
+  const PartialState<Real> laid(reinterpret_cast<char*>(numbers), 4);
+  report.expect(
+      laid.row_max == numbers && laid.row_sum == numbers + 4 && laid.output == numbers + 8,
+      "4 rows");
+}
+
+template <class Real>
+void run_tests(Report& report) {
+  test_one_pass<Real>(report);
+  test_associativity<Real>(report);
+  test_empty<Real>(report);
+  test_nan<Real>(report);
+  test_extremes<Real>(report);
+  test_rows<Real>(report);
 }
 
 }  // namespace
@@ -230,11 +265,10 @@ void test_rows(Report& report) {
 
 int main() {
   cpuattn::Report report;
-  cpuattn::test_one_pass(report);
-  cpuattn::test_associativity(report);
-  cpuattn::test_empty(report);
-  cpuattn::test_nan(report);
-  cpuattn::test_extremes(report);
-  cpuattn::test_rows(report);
+  std::printf("states of float32\n");
+  cpuattn::run_tests<float>(report);
+  report.subject(nullptr);
+  std::printf("states of float64\n");
+  cpuattn::run_tests<double>(report);
   return report.finish();
 }

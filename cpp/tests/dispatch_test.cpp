@@ -7,6 +7,7 @@
 #include <initializer_list>
 
 #include "check.h"
+#include "core/cpu_features.h"
 
 namespace cpuattn {
 namespace {
@@ -23,17 +24,17 @@ void set_variable(const char* value) {
 #endif
 }
 
-// The table that a fresh process with this variable would use.
-const KernelTable* table_with(const char* value, Error& error) {
+// The ISA that a fresh process with this variable would use.
+const Isa* isa_with(const char* value, Error& error) {
   set_variable(value);
   Error none;
   force_isa(nullptr, none);
-  return active_table(error);
+  return active_isa(error);
 }
 
-const IsaEntry* best() {
-  for (const IsaEntry& entry : all_isas()) {
-    if (usable(entry)) return &entry;
+const Isa* best() {
+  for (const Isa& isa : all_isas()) {
+    if (usable(isa) && (isa.preferred & ~cpu_features()) == 0) return &isa;
   }
   return nullptr;
 }
@@ -41,10 +42,10 @@ const IsaEntry* best() {
 void expected_text(const char* name, char (&text)[256]) {
   std::snprintf(text, sizeof text, "CPUATTN_ISA: must be one of ");
   const char* separator = "";
-  for (const IsaEntry& entry : all_isas()) {
-    if (!usable(entry)) continue;
+  for (const Isa& isa : all_isas()) {
+    if (!usable(isa)) continue;
     const size_t used = std::strlen(text);
-    std::snprintf(text + used, sizeof text - used, "%s%s", separator, entry.name);
+    std::snprintf(text + used, sizeof text - used, "%s%s", separator, isa.name);
     separator = ", ";
   }
   const size_t used = std::strlen(text);
@@ -55,7 +56,7 @@ void expect_refused(Report& report, const char* name) {
   char text[256];
   expected_text(name, text);
   Error error;
-  report.expect(table_with(name, error) == nullptr, "CPUATTN_ISA=%s is accepted", name);
+  report.expect(isa_with(name, error) == nullptr, "CPUATTN_ISA=%s is accepted", name);
   report.expect(error.kind == Error::Kind::kRuntime && std::strcmp(error.text, text) == 0,
                 "CPUATTN_ISA=%s: got \"%s\", expected \"%s\"", name, error.text, text);
   Error forced;
@@ -64,50 +65,64 @@ void expect_refused(Report& report, const char* name) {
 }
 
 void test_default(Report& report) {
-  report.subject("without CPUATTN_ISA the first usable ISA runs");
+  report.subject(
+      "without CPUATTN_ISA the first usable ISA runs whose preferred features are there");
   report.expect(best() != nullptr, "no ISA is usable");
   for (const char* value : {static_cast<const char*>(nullptr), ""}) {
     Error error;
-    report.expect(table_with(value, error) == best()->table && !error, "default");
+    report.expect(isa_with(value, error) == best() && !error, "default");
   }
   report.subject("the portable ISA needs no CPU feature and comes last");
-  const IsaEntry& last = all_isas().end()[-1];
+  const Isa& last = all_isas().end()[-1];
   report.expect(std::strcmp(last.name, "scalar") == 0 && last.required == 0 && usable(last),
                 "last is %s", last.name);
 }
 
 void test_named(Report& report) {
   report.subject("CPUATTN_ISA and force_isa choose each usable ISA");
-  for (const IsaEntry& entry : all_isas()) {
-    if (!usable(entry)) {
-      std::printf("%s is not usable here\n", entry.name);
+  for (const Isa& isa : all_isas()) {
+    if (!usable(isa)) {
+      std::printf("%s is not usable here\n", isa.name);
       continue;
     }
     Error error;
-    report.expect(table_with(entry.name, error) == entry.table && !error, "CPUATTN_ISA=%s",
-                  entry.name);
-    report.expect(std::strcmp(entry.table->isa, entry.name) == 0, "%s names itself %s", entry.name,
-                  entry.table->isa);
+    report.expect(isa_with(isa.name, error) == &isa && !error, "CPUATTN_ISA=%s", isa.name);
     set_variable("scalar");
-    report.expect(force_isa(entry.name, error) && active_table(error) == entry.table && !error,
-                  "force_isa(%s) beats CPUATTN_ISA", entry.name);
+    report.expect(force_isa(isa.name, error) && active_isa(error) == &isa && !error,
+                  "force_isa(%s) beats CPUATTN_ISA", isa.name);
+  }
+}
+
+void test_tables(Report& report) {
+  report.subject(
+      "a compiled ISA has kernels of float32 and of float64, named after it or its base");
+  for (const Isa& isa : all_isas()) {
+    report.expect((isa.float32 != nullptr) == (isa.float64 != nullptr), "%s", isa.name);
+    if (isa.float32 == nullptr) continue;
+    const char* const base = isa.float32->isa;
+    char name[64];
+    std::snprintf(name, sizeof name, "%s_f64", base);
+    report.expect(std::strncmp(isa.name, base, std::strlen(base)) == 0, "%s names itself %s",
+                  isa.name, base);
+    report.expect(std::strcmp(isa.float64->isa, name) == 0, "%s names itself %s", name,
+                  isa.float64->isa);
   }
 }
 
 void test_refused(Report& report) {
   report.subject("an unusable or unknown name is refused, with the usable ones listed");
-  for (const IsaEntry& entry : all_isas()) {
-    if (!usable(entry)) expect_refused(report, entry.name);
+  for (const Isa& isa : all_isas()) {
+    if (!usable(isa)) expect_refused(report, isa.name);
   }
   for (const char* name : {"sse9", "AVX2", "avx", "scalar ", "avx512,avx2", "default"}) {
     expect_refused(report, name);
   }
   report.subject("a refused name changes nothing");
   Error error;
-  const KernelTable* before = table_with("scalar", error);
-  report.expect(!force_isa("sse9", error) && active_table(error) == before, "force_isa");
+  const Isa* before = isa_with("scalar", error);
+  report.expect(!force_isa("sse9", error) && active_isa(error) == before, "force_isa");
   Error later;
-  report.expect(table_with("sse9", later) == nullptr && table_with("scalar", error) == before,
+  report.expect(isa_with("sse9", later) == nullptr && isa_with("scalar", error) == before,
                 "a corrected CPUATTN_ISA works");
   report.subject("a long name is cut in the text");
   char name[400];
@@ -124,6 +139,7 @@ int main() {
   cpuattn::Report report;
   cpuattn::test_default(report);
   cpuattn::test_named(report);
+  cpuattn::test_tables(report);
   cpuattn::test_refused(report);
   return report.finish();
 }

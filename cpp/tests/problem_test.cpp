@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "check.h"
+#include "support.h"
 
 namespace cpuattn {
 namespace {
@@ -25,26 +26,11 @@ struct TestArray {
     array.dtype_name = name_of(dtype);
     array.writeable = true;
     for (const int64_t size : sizes) shape[array.ndim++] = size;
-    int64_t step = dtype == DType::kBool ? 1 : dtype == DType::kInt64 ? 8 : 4;
+    int64_t step = item_size(dtype);
     for (int i = array.ndim - 1; i >= 0; --i) {
       strides[i] = step;
       step *= shape[i];
     }
-  }
-  static const char* name_of(DType dtype) {
-    switch (dtype) {
-      case DType::kFloat32:
-        return "float32";
-      case DType::kBool:
-        return "bool";
-      case DType::kInt32:
-        return "int32";
-      case DType::kInt64:
-        return "int64";
-      case DType::kOther:
-        break;
-    }
-    return "float64";
   }
   const Array& get() {
     array.shape = shape;
@@ -155,10 +141,6 @@ void test_tensor_errors(Report& report) {
   rank.args.query = flat.get();
   expect_error(report, rank.args, Error::Kind::kValue,
                "query: must have at least 3 axes (..., heads, length, head_dim); got shape (5, 8)");
-  Valid dtype;
-  TestArray wide("value", {2, 2, 7, 6}, DType::kOther);
-  dtype.args.value = wide.get();
-  expect_error(report, dtype.args, Error::Kind::kType, "value: dtype must be float32; got float64");
   Valid heads;
   TestArray three("key", {2, 3, 7, 8});
   TestArray three_values("value", {2, 3, 7, 6});
@@ -178,6 +160,125 @@ void test_tensor_errors(Report& report) {
   expect_error(report, batch.args, Error::Kind::kValue,
                "key: leading axes must broadcast with those of query (2, 4, 5, 8); got key shape "
                "(3, 2, 7, 8)");
+}
+
+// Query, key, value and out of these dtypes.
+struct Typed {
+  TestArray query, key, value, out;
+  Arguments args;
+
+  Typed(DType query_dtype, DType key_dtype, DType value_dtype, DType out_dtype)
+      : query("query", {2, 4, 5, 8}, query_dtype),
+        key("key", {2, 2, 7, 8}, key_dtype),
+        value("value", {2, 2, 7, 6}, value_dtype),
+        out("out", {2, 4, 5, 6}, out_dtype) {
+    args.query = query.get();
+    args.key = key.get();
+    args.value = value.get();
+    args.out = out.get();
+  }
+};
+
+void test_dtypes(Report& report) {
+  report.subject(
+      "one float dtype for all, or a 16-bit cache under a float32 query; views say which");
+  for (const DType query : kFloatDtypes) {
+    for (const DType key : kFloatDtypes) {
+      Typed typed(query, key, key, query);
+      AttentionProblem p;
+      Error error;
+      const bool built = build_sizes(typed.args, p, error) && build_problem(typed.args, p, error);
+      const bool allowed = query == key || (query == DType::kFloat32 && is_half(key));
+      report.expect(built == allowed, "query %s, key %s: %s", name_of(query), name_of(key),
+                    error.text);
+      if (!built) continue;
+      report.expect(p.query.dtype == query && p.key.dtype == key && p.value.dtype == key &&
+                        p.out.dtype == query,
+                    "query %s, key %s: dtypes of the views", name_of(query), name_of(key));
+      report.expect(p.query.row_step == 8 * item_size(query) && p.key.col_step == item_size(key),
+                    "query %s, key %s: steps of the views", name_of(query), name_of(key));
+    }
+  }
+  report.subject("bias, slopes, sinks and lse of any float dtype under any query");
+  for (const DType query : kFloatDtypes) {
+    for (const DType dtype : kFloatDtypes) {
+      Typed typed(query, query, query, query);
+      TestArray bias("bias", {4, 5, 7}, dtype);
+      TestArray slopes("alibi_slopes", {4}, dtype);
+      TestArray sinks("sinks", {4}, dtype);
+      TestArray lse("lse", {2, 4, 5}, dtype);
+      typed.args.bias = bias.get();
+      typed.args.alibi_slopes = slopes.get();
+      typed.args.sinks = sinks.get();
+      typed.args.lse = lse.get();
+      AttentionProblem p;
+      Error error;
+      report.expect(build_sizes(typed.args, p, error) && build_problem(typed.args, p, error), "%s",
+                    error.text);
+      report.expect(p.bias.dtype == dtype && p.alibi_slopes.dtype == dtype &&
+                        p.sinks.dtype == dtype && p.lse.dtype == dtype,
+                    "dtypes of the views");
+      report.expect(p.sinks.head_step == item_size(dtype) && p.bias.col_step == item_size(dtype),
+                    "steps of the views");
+    }
+  }
+}
+
+void test_dtype_errors(Report& report) {
+  report.subject("errors of dtypes");
+  using enum DType;
+  const auto expect = [&](const Typed& typed, const char* text) {
+    expect_error(report, typed.args, Error::Kind::kType, text);
+  };
+  expect(Typed(kInt32, kInt32, kInt32, kInt32),
+         "query: dtype must be float16, bfloat16, float32 or float64; got int32");
+  expect(Typed(kOther, kFloat32, kFloat32, kFloat32),
+         "query: dtype must be float16, bfloat16, float32 or float64; got complex64");
+  expect(Typed(kFloat32, kFloat64, kFloat64, kFloat32),
+         "key: dtype must be float32 like query's, or float16 or bfloat16 under a float32 query; "
+         "got float64");
+  expect(Typed(kFloat64, kFloat16, kFloat16, kFloat64),
+         "key: dtype must be float64 like query's, or float16 or bfloat16 under a float32 query; "
+         "got float16");
+  expect(Typed(kFloat16, kBFloat16, kBFloat16, kFloat16),
+         "key: dtype must be float16 like query's, or float16 or bfloat16 under a float32 query; "
+         "got bfloat16");
+  expect(Typed(kBFloat16, kFloat32, kFloat32, kBFloat16),
+         "key: dtype must be bfloat16 like query's, or float16 or bfloat16 under a float32 query; "
+         "got float32");
+  expect(Typed(kFloat32, kInt64, kFloat32, kFloat32),
+         "key: dtype must be float32 like query's, or float16 or bfloat16 under a float32 query; "
+         "got int64");
+  expect(Typed(kFloat32, kFloat32, kFloat64, kFloat32),
+         "value: dtype must be float32 like key's; got float64");
+  expect(Typed(kFloat32, kFloat16, kFloat32, kFloat32),
+         "value: dtype must be float16 like key's; got float32");
+  expect(Typed(kFloat32, kFloat16, kBFloat16, kFloat32),
+         "value: dtype must be float16 like key's; got bfloat16");
+  expect(Typed(kFloat32, kFloat16, kFloat16, kFloat16),
+         "out: dtype must be float32 like query's; got float16");
+  expect(Typed(kBFloat16, kBFloat16, kBFloat16, kFloat32),
+         "out: dtype must be bfloat16 like query's; got float32");
+  Valid modifiers;
+  TestArray bias("bias", {5, 7}, kBool);
+  modifiers.args.bias = bias.get();
+  expect_error(report, modifiers.args, Error::Kind::kType,
+               "bias: dtype must be float16, bfloat16, float32 or float64; got bool");
+  Valid slopes;
+  TestArray integers("alibi_slopes", {4}, kInt32);
+  slopes.args.alibi_slopes = integers.get();
+  expect_error(report, slopes.args, Error::Kind::kType,
+               "alibi_slopes: dtype must be float16, bfloat16, float32 or float64; got int32");
+  Valid sinks;
+  TestArray others("sinks", {4}, kOther);
+  sinks.args.sinks = others.get();
+  expect_error(report, sinks.args, Error::Kind::kType,
+               "sinks: dtype must be float16, bfloat16, float32 or float64; got complex64");
+  Valid lengths;
+  TestArray floats("kv_lengths", {2}, kFloat16);
+  lengths.args.kv_lengths = floats.get();
+  expect_error(report, lengths.args, Error::Kind::kType,
+               "kv_lengths: dtype must be int32 or int64; got float16");
 }
 
 void test_modifier_errors(Report& report) {
@@ -292,6 +393,8 @@ int main() {
   cpuattn::test_layout(report);
   cpuattn::test_broadcast(report);
   cpuattn::test_tensor_errors(report);
+  cpuattn::test_dtypes(report);
+  cpuattn::test_dtype_errors(report);
   cpuattn::test_modifier_errors(report);
   cpuattn::test_length_errors(report);
   cpuattn::test_option_errors(report);

@@ -10,6 +10,7 @@
 #include "check.h"
 #include "core/dispatch.h"
 #include "core/work_items.h"
+#include "support.h"
 
 namespace cpuattn {
 namespace {
@@ -29,8 +30,15 @@ constexpr Shape kShapes[] = {
     {5, 5, 7, 2047, 576},
 };
 
-AttentionProblem make_problem(const Shape& shape, int64_t batch, bool causal) {
+// What an ISA's tables multiply, and the dtype of query, key, value and out.
+struct Which {
+  const Isa& isa;
+  DType dtype;
+};
+
+AttentionProblem make_problem(const Which& which, const Shape& shape, int64_t batch, bool causal) {
   AttentionProblem p;
+  for (View* view : {&p.query, &p.key, &p.value, &p.out}) view->dtype = which.dtype;
   p.batch_dims = 1;
   p.batch_shape[0] = p.batch = batch;
   p.num_heads = shape.num_heads;
@@ -44,29 +52,33 @@ AttentionProblem make_problem(const Shape& shape, int64_t batch, bool causal) {
 
 template <class Body>
 void for_usable(Body body) {
-  for (const IsaEntry& entry : all_isas()) {
-    if (usable(entry)) body(*entry.table);
+  for (const Isa& isa : all_isas()) {
+    if (!usable(isa)) continue;
+    for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16}) {
+      body(Which{isa, dtype});
+    }
   }
 }
 
-void describe(char (&text)[160], const KernelTable& table, const Shape& s) {
-  std::snprintf(text, sizeof text, "%s, heads %lld/%lld q_len %lld kv_len %lld head_dim %lld",
-                table.isa, static_cast<long long>(s.num_heads),
+void describe(char (&text)[160], const Which& which, const Shape& s) {
+  std::snprintf(text, sizeof text, "%s %s, heads %lld/%lld q_len %lld kv_len %lld head_dim %lld",
+                which.isa.name, name_of(which.dtype), static_cast<long long>(s.num_heads),
                 static_cast<long long>(s.num_kv_heads), static_cast<long long>(s.q_len),
                 static_cast<long long>(s.kv_len), static_cast<long long>(s.head_dim));
 }
 
 // Row blocks may follow batch and threads: rows of different tiles never meet.
-void check_same_bits(Report& report, const KernelTable& table, const Shape& shape, bool causal) {
+void check_same_bits(Report& report, const Which& which, const Shape& shape, bool causal) {
   char text[160];
-  describe(text, table, shape);
-  const Plan first = make_plan(make_problem(shape, 1, causal), table, 1);
+  describe(text, which, shape);
+  const Plan first = make_plan(make_problem(which, shape, 1, causal), which.isa, 1);
   for (const int64_t batch : {1, 2, 7, 64}) {
-    const AttentionProblem p = make_problem(shape, batch, causal);
+    const AttentionProblem p = make_problem(which, shape, batch, causal);
     for (const int threads : {1, 2, 3, 8, 64}) {
-      const Plan plan = make_plan(p, table, threads);
-      report.expect(plan.kernel == first.kernel && plan.is_decode == first.is_decode &&
-                        plan.chunk == first.chunk && plan.chunks == first.chunks,
+      const Plan plan = make_plan(p, which.isa, threads);
+      report.expect(plan.table == first.table && plan.kernel == first.kernel &&
+                        plan.is_decode == first.is_decode && plan.chunk == first.chunk &&
+                        plan.chunks == first.chunks,
                     "%s: batch %lld threads %d changes kernel or chunks", text,
                     static_cast<long long>(batch), threads);
       const bool tiled =
@@ -81,20 +93,20 @@ void check_same_bits(Report& report, const KernelTable& table, const Shape& shap
 
 void test_same_bits(Report& report) {
   report.subject("kernel, chunks and row tiles do not depend on batch or threads");
-  for_usable([&](const KernelTable& table) {
+  for_usable([&](const Which& which) {
     for (const Shape& shape : kShapes) {
-      check_same_bits(report, table, shape, false);
-      check_same_bits(report, table, shape, true);
+      check_same_bits(report, which, shape, false);
+      check_same_bits(report, which, shape, true);
     }
   });
 }
 
-void check_cover(Report& report, const KernelTable& table, const Shape& shape, int64_t batch,
+void check_cover(Report& report, const Which& which, const Shape& shape, int64_t batch,
                  int threads) {
   char text[160];
-  describe(text, table, shape);
-  const AttentionProblem p = make_problem(shape, batch, false);
-  const Plan plan = make_plan(p, table, threads);
+  describe(text, which, shape);
+  const AttentionProblem p = make_problem(which, shape, batch, false);
+  const Plan plan = make_plan(p, which.isa, threads);
   const int64_t items = plan.tasks / (plan.parallel_chunks ? plan.chunks : 1);
   report.expect(items == (p.rows() > 0 ? plan.groups * plan.row_blocks : 0), "%s: %lld tasks", text,
                 static_cast<long long>(plan.tasks));
@@ -122,11 +134,11 @@ void check_cover(Report& report, const KernelTable& table, const Shape& shape, i
 
 void test_cover(Report& report) {
   report.subject("items cover every row of every kv head exactly once, chunks cover the keys");
-  for_usable([&](const KernelTable& table) {
+  for_usable([&](const Which& which) {
     for (const Shape& shape : kShapes) {
       for (const int threads : {1, 2, 16}) {
-        check_cover(report, table, shape, 1, threads);
-        check_cover(report, table, shape, 3, threads);
+        check_cover(report, which, shape, 1, threads);
+        check_cover(report, which, shape, 3, threads);
       }
     }
   });
@@ -134,19 +146,20 @@ void test_cover(Report& report) {
 
 // Item scratch is per thread; the states of parallel chunks belong to the call.
 void test_scratch(Report& report) {
-  report.subject("scratch of a thread stays below 1 MB for head_dim up to 576");
+  report.subject("scratch of a thread stays below 1 MB (float64: 2 MB) for head_dim up to 576");
   constexpr int64_t lengths[] = {1, 2, 8, 15, 16, 31, 32, 33, 64, 65, 128, 129, 1024, 100000};
-  for_usable([&](const KernelTable& table) {
+  for_usable([&](const Which& which) {
     int64_t most = 0;
+    const int64_t allowed = (which.dtype == DType::kFloat64 ? int64_t{2} : int64_t{1}) << 20;
     for (const int64_t head_dim : {1, 64, 80, 128, 192, 256, 576}) {
       for (const int64_t q_len : lengths) {
         for (const int64_t kv_len : lengths) {
           for (const int threads : {1, 4}) {
             const Shape shape{1, 1, q_len, kv_len, head_dim};
-            const Plan plan = make_plan(make_problem(shape, 1, false), table, threads);
+            const Plan plan = make_plan(make_problem(which, shape, 1, false), which.isa, threads);
             char text[160];
-            describe(text, table, shape);
-            report.expect(plan.item_scratch < int64_t{1} << 20, "%s: %lld bytes", text,
+            describe(text, which, shape);
+            report.expect(plan.item_scratch < allowed, "%s: %lld bytes", text,
                           static_cast<long long>(plan.item_scratch));
             report.expect(plan.kernel_scratch % 64 == 0 && plan.item_scratch >= plan.kernel_scratch,
                           "%s: layout", text);
@@ -155,31 +168,48 @@ void test_scratch(Report& report) {
         }
       }
     }
-    std::printf("%s: at most %lld bytes of scratch\n", table.isa, static_cast<long long>(most));
+    std::printf("%s %s: at most %lld bytes of scratch\n", which.isa.name, name_of(which.dtype),
+                static_cast<long long>(most));
+  });
+}
+
+void test_tables(Report& report) {
+  report.subject("float64 has a table of its own, 16-bit floats are computed in float32");
+  for_usable([&](const Which& which) {
+    const Isa& isa = which.isa;
+    const Plan plan = make_plan(make_problem(which, {1, 1, 100, 100, 64}, 1, false), isa, 1);
+    const KernelTable* want = which.dtype == DType::kFloat64 ? isa.float64 : isa.float32;
+    report.expect(plan.isa == &isa && plan.table == want, "%s %s: %s", isa.name,
+                  name_of(which.dtype), plan.table->isa);
+    report.expect(plan.kernel == &plan.table->prefill && !plan.is_decode, "%s: kernel", isa.name);
   });
 }
 
 void test_variants(Report& report) {
-  report.subject("an ISA has two kernels, and no two ISAs share one");
-  std::vector<void (*)(const WorkItem&)> kernels;
-  int isas = 0;
-  for (const IsaEntry& entry : all_isas()) {
-    if (entry.table == nullptr) continue;
-    ++isas;
-    // Does not compile once a table has more kernels: count them here as well then.
-    const auto& [isa, lanes, decode_rows, prefill, decode] = *entry.table;
-    report.expect(std::strcmp(isa, entry.name) == 0 && lanes > 0 && decode_rows > 0, "%s", isa);
-    report.expect(prefill.row_tile % lanes == 0 && prefill.row_tile <= 64, "%s: row tile %d", isa,
-                  prefill.row_tile);
-    for (const auto run : {prefill.run, decode.run}) {
-      bool is_new = true;
-      for (const auto other : kernels) is_new = is_new && other != run;
-      if (is_new) kernels.push_back(run);
+  report.subject("a table has two kernels, and no two tables share one");
+  std::vector<const KernelTable*> tables;
+  for (const Isa& isa : all_isas()) {
+    for (const KernelTable* table : {isa.float32, isa.float64, isa.bfloat16}) {
+      const bool known = std::find(tables.begin(), tables.end(), table) != tables.end();
+      if (table != nullptr && !known) tables.push_back(table);
     }
   }
-  report.expect(isas > 0 && static_cast<int>(kernels.size()) == 2 * isas, "%d kernels for %d ISAs",
-                static_cast<int>(kernels.size()), isas);
-  std::printf("%d kernels in %d ISAs\n", static_cast<int>(kernels.size()), isas);
+  std::vector<void (*)(const WorkItem&)> kernels;
+  for (const KernelTable* table : tables) {
+    // Does not compile once a table has more kernels: count them here as well then.
+    const auto& [name, lanes, decode_rows, prefill, decode] = *table;
+    report.expect(name[0] != '\0' && lanes > 0 && decode_rows > 0, "%s", name);
+    report.expect(prefill.row_tile % lanes == 0 && prefill.row_tile <= 64, "%s: row tile %d", name,
+                  prefill.row_tile);
+    for (const auto run : {prefill.run, decode.run}) {
+      const bool known = std::find(kernels.begin(), kernels.end(), run) != kernels.end();
+      if (!known) kernels.push_back(run);
+    }
+  }
+  report.expect(!tables.empty() && kernels.size() == 2 * tables.size(), "%d kernels in %d tables",
+                static_cast<int>(kernels.size()), static_cast<int>(tables.size()));
+  std::printf("%d kernels in %d tables\n", static_cast<int>(kernels.size()),
+              static_cast<int>(tables.size()));
 }
 
 }  // namespace
@@ -190,6 +220,7 @@ int main() {
   cpuattn::test_same_bits(report);
   cpuattn::test_cover(report);
   cpuattn::test_scratch(report);
+  cpuattn::test_tables(report);
   cpuattn::test_variants(report);
   return report.finish();
 }
