@@ -346,7 +346,7 @@ float flushed(float x) { return std::fabs(x) < FLT_MIN ? std::copysign(0.0f, x) 
 float fma_flushed(float a, float b, float c) {
   return flushed(std::fma(flushed(a), flushed(b), flushed(c)));
 }
-float element(uint16_t bf16) { return float_of(static_cast<uint32_t>(bf16) << 16); }
+float element(uint16_t bf16) { return number_of(static_cast<uint32_t>(bf16) << 16); }
 
 // TDPBF16PS as the SDM words it.
 float product(const Matrices& x, int m, int n, int pairs) {
@@ -380,7 +380,7 @@ int first_wrong(const Matrices& stored, const Matrices& x, const Shape& shape) {
   for (int i = 0; i < 256; ++i) {
     const int m = i / 16, n = i % 16;
     const bool inside = m < shape.m && n < shape.n;
-    const float want = inside ? product(x, m, n, shape.k) : float_of(0xffffffffu);
+    const float want = inside ? product(x, m, n, shape.k) : number_of(0xffffffffu);
     if (!same_number(stored.c[m][n], want)) return i;
   }
   return -1;
@@ -449,7 +449,7 @@ void test_special_numbers(Report& report) {
     for (auto& row : x.c) {
       for (float& value : row) {
         const auto low = static_cast<uint32_t>(random.below(1 << 16));
-        value = float_of(random.chance(50) ? low : (number() << 16 | low));
+        value = number_of(random.chance(50) ? low : (number() << 16 | low));
       }
     }
     const unsigned mode = mxcsr | static_cast<unsigned>(random.below(4)) << 13;

@@ -57,9 +57,10 @@ struct Tensor {
   }
 };
 
-// What a query and its keys and values may be.
+// What a query and its keys and values may be, and how exact their products.
 struct DTypes {
   DType query, kv;
+  Precision precision = Precision::kHighest;
 };
 constexpr DTypes kPlain{DType::kFloat32, DType::kFloat32};
 constexpr DTypes kDTypes[] = {kPlain,
@@ -67,12 +68,15 @@ constexpr DTypes kDTypes[] = {kPlain,
                               {DType::kFloat16, DType::kFloat16},
                               {DType::kBFloat16, DType::kBFloat16},
                               {DType::kFloat32, DType::kFloat16},
-                              {DType::kFloat32, DType::kBFloat16}};
+                              {DType::kFloat32, DType::kBFloat16},
+                              {DType::kFloat32, DType::kFloat32, Precision::kHigh},
+                              {DType::kFloat32, DType::kFloat32, Precision::kMedium}};
 
 struct Inputs {
   int64_t batch, num_heads, num_kv_heads, q_len, kv_len, head_dim;
   Tensor query, key, value, out, lse;
   Arguments args;
+  const char* multiplied = "";
 
   Inputs(uint64_t seed, const DTypes& dtypes, const std::vector<int64_t>& s)
       : batch(s[0]),
@@ -95,6 +99,7 @@ struct Inputs {
     args.value = value.array();
     args.out = out.array();
     args.lse = lse.array();
+    args.precision = dtypes.precision;
   }
   Inputs(const Inputs&) = delete;
   Inputs& operator=(const Inputs&) = delete;
@@ -102,15 +107,16 @@ struct Inputs {
   static DType real(const DTypes& dtypes) {
     return dtypes.query == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   }
-  // Fills out and lse; returns false with a message printed.
+  // Fills out, lse and multiplied; returns false with a message printed.
   bool run(const Isa& isa, int threads) {
     AttentionProblem p;
     Error error;
     out.fill(77.0);
     lse.fill(77.0);
-    if (build_sizes(args, p, error) && build_problem(args, p, error) &&
-        run_attention(p, make_plan(p, isa, threads), error)) {
-      return true;
+    if (build_sizes(args, p, error) && build_problem(args, p, error)) {
+      const Plan plan = make_plan(p, isa, threads);
+      multiplied = products(p, plan);
+      if (run_attention(p, plan, error)) return true;
     }
     std::printf("FAILED: %s\n", error.text);
     return false;
@@ -220,8 +226,15 @@ void test_callers(Report& report) {
   });
 }
 
-// How far results of about 1 may be off before they are rounded to 16 bits.
-double tolerance(const Inputs& in) { return in.lse.dtype == DType::kFloat64 ? 1.0e-14 : 5.0e-6; }
+// How far results of about 1 may be off before they are rounded to 16 bits. Sums of products of
+// float32 that were rounded to bfloat16 are what they are.
+double tolerance(const Inputs& in) {
+  const bool rounded = in.query.dtype == DType::kFloat32 && in.key.dtype == DType::kFloat32;
+  if (std::strcmp(in.multiplied, "float64") == 0) return 1.0e-14;
+  if (std::strcmp(in.multiplied, "bfloat16 x3") == 0) return rounded ? 1.0e-3 : 1.0e-4;
+  if (std::strcmp(in.multiplied, "bfloat16") == 0) return rounded ? 0.1 : 1.0e-3;
+  return 5.0e-6;
+}
 
 // One row in double precision.
 void check_row(Report& report, const Inputs& in, const Text& text, int64_t head, int64_t row) {
@@ -303,8 +316,12 @@ void check_fully_masked(Report& report, const Isa& isa, const DTypes& dtypes, in
                     "%s, mode %d: got %g", text.text, static_cast<int>(mode), inputs.out.number(0));
       report.expect(inputs.lse.number(0) == -std::numeric_limits<double>::infinity(), "%s: lse",
                     text.text);
-      report.expect(inputs.out.number(16) == inputs.value.number(0), "%s: a single key is exact",
-                    text.text);
+      const double value = inputs.value.number(0);
+      const double lost = dtypes.precision == Precision::kMedium ? 0x1p-8
+                          : dtypes.precision == Precision::kHigh ? 0x1p-16
+                                                                 : 0.0;
+      report.expect(std::abs(inputs.out.number(16) - value) <= lost * std::abs(value),
+                    "%s: a single key is exact", text.text);
       if (!with_weights) continue;
       const double weight = 1.0 / static_cast<double>(kv_len);
       report.expect(is_filled(mode, weights.number(kv_len + 3), weight, dtypes.query),
@@ -322,6 +339,41 @@ void test_fully_masked(Report& report) {
     for (const DTypes& dtypes : kDTypes) {
       check_fully_masked(report, isa, dtypes, 10);
       check_fully_masked(report, isa, dtypes, 4000);
+    }
+  });
+}
+
+// A number among float32 values, for products of bfloat16.
+struct OddNumber {
+  Precision precision;
+  float value;
+  bool is_held;  // by terms of bfloat16, if not by one
+};
+constexpr OddNumber kOddNumbers[] = {{Precision::kMedium, 3.4e38f, false},
+                                     {Precision::kMedium, -3.4e38f, false},
+                                     {Precision::kHigh, 3.4e38f, true},
+                                     {Precision::kHigh, -3.4e38f, true},
+                                     {Precision::kHigh, 1.0e-35f, false}};
+
+void test_odd_numbers(Report& report) {
+  report.subject("what bfloat16 does not hold is computed in float32, to the same bits");
+  for_usable([&](const Isa& isa) {
+    for (const auto& [precision, value, is_held] : kOddNumbers) {
+      for (const int64_t q_len : {int64_t{1}, int64_t{20}}) {
+        const std::vector<int64_t> shape = {1, 1, 1, q_len, 50, 64};
+        Inputs exact(test_seed(27), kPlain, shape);
+        Inputs inputs(test_seed(27), {kPlain.query, kPlain.kv, precision}, shape);
+        constexpr int64_t column = 6;
+        for (Inputs* in : {&exact, &inputs}) in->value.set(64 + column, static_cast<double>(value));
+        const Text text(isa, inputs);
+        report.expect(exact.run(isa, 1) && inputs.run(isa, 1), "%s", text.text);
+        const double want = exact.out.number(column);
+        const double got = inputs.out.number(column);
+        const bool right = is_held ? std::abs(got - want) <= 1.0e-3 * std::abs(want)
+                                   : exact.results() == inputs.results();
+        report.expect(right, "%s, value %g by %s: got %g, expected %g", text.text,
+                      static_cast<double>(value), inputs.multiplied, got, want);
+      }
     }
   });
 }
@@ -355,6 +407,7 @@ int main() {
   cpuattn::Report report;
   cpuattn::test_values(report);
   cpuattn::test_split(report);
+  cpuattn::test_odd_numbers(report);
   cpuattn::test_threads(report);
   cpuattn::test_batch(report);
   cpuattn::test_callers(report);

@@ -2,6 +2,7 @@
 // Visibility ranges and words, bias, sinks and dropout draws of score_mods.inl.h, on one ISA.
 #include "isa_test.h"
 // clang-format off: each file builds on the ones before it
+#include CPUATTN_UNITS_HEADER
 #include "kernels/vmath.inl.h"
 #include "kernels/elements.inl.h"
 #include "kernels/score_mods.inl.h"

@@ -3,6 +3,7 @@
 // address, any count, nothing beyond.
 #include "isa_test.h"
 // clang-format off: each file builds on the ones before it
+#include CPUATTN_UNITS_HEADER
 #include "kernels/vmath.inl.h"
 #include "kernels/elements.inl.h"
 // clang-format on

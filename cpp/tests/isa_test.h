@@ -12,8 +12,9 @@ int run_isa_tests();
 
 }  // namespace cpuattn
 
-// Included by the tests themselves, with CPUATTN_ISA, CPUATTN_NEEDED_ISA and CPUATTN_VEC_HEADER
-// set by CMake. CPUATTN_ISA is the namespace: avx2, and avx2_f64 for vectors of doubles.
+// Included by the tests themselves, with CPUATTN_ISA, CPUATTN_NEEDED_ISA, CPUATTN_VEC_HEADER and
+// CPUATTN_UNITS_HEADER set by CMake. CPUATTN_ISA is the namespace: avx2, and avx2_f64 for vectors
+// of doubles.
 #ifdef CPUATTN_VEC_HEADER
 #include "kernels/work_item.h"
 // clang-format off: vectors need the macros of work_item.h

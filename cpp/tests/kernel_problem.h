@@ -40,10 +40,13 @@ enum Option : uint32_t {
   kOptionCount = 20,
 };
 
+constexpr int64_t kChunkGrid = 64;  // chunks of keys begin at multiples of the kernels' kv_block
+
 // Out and weights are of the query's dtype. Kernels of float64 take only that as query and kv, the
 // others all but that.
 struct DTypes {
   DType query, kv, bias, heads;  // heads: ALiBi slopes and sinks
+  int planes = 1;                // of WorkItem
 };
 
 struct Sizes {
@@ -98,8 +101,8 @@ class KernelProblem {
   // What its results are rounded to.
   DType out_dtype() const { return has(kPartial) ? real() : dtypes_.query; }
 
-  // Runs a kernel on rows [row_begin, row_end).
-  void run(const Kernel& kernel, int64_t row_begin, int64_t row_end) {
+  // Runs a kernel on rows [row_begin, row_end); false when their numbers do not suit it.
+  bool run(const Kernel& kernel, int64_t row_begin, int64_t row_end) {
     WorkItem item = item_;
     item.row_begin = row_begin;
     item.row_end = row_end;
@@ -108,17 +111,19 @@ class KernelProblem {
     const GuardedArray max(count * size);
     const GuardedArray sum(count * size);
     const GuardedArray partial(count * sizes_.head_dim_v * size);
-    const int64_t bytes = kernel.scratch_bytes({count, sizes_.head_dim, sizes_.head_dim_v});
+    const int64_t bytes =
+        kernel.scratch_bytes({count, sizes_.head_dim, sizes_.head_dim_v, dtypes_.planes});
     const GuardedArray scratch((bytes + 63) / 64 * 64);
     item.row_max = max.data();
     item.row_sum = sum.data();
     item.partial_out = partial.data();
     item.scratch = scratch.data();
-    kernel.run(item);
+    const bool suits = kernel.run(item);
     copy_reals(max, count, row_max.data() + row_begin);
     copy_reals(sum, count, row_sum.data() + row_begin);
     copy_reals(partial, has(kPartial) ? count * sizes_.head_dim_v : 0,
                partial_.data() + row_begin * sizes_.head_dim_v);
+    return suits;
   }
 
   double out(int64_t row, int64_t column) const {
@@ -279,6 +284,7 @@ inline void KernelProblem::make_band() {
   item_.start_from_sinks = true;
   if (has(kPartial) && kv_len > 0) {
     item_.kv_begin = random_.chance(40) ? 0 : random_.below(kv_len);
+    item_.kv_begin = item_.kv_begin / kChunkGrid * kChunkGrid;
     item_.kv_end = random_.between(item_.kv_begin, kv_len);
     item_.start_from_sinks = item_.kv_begin == 0;
   }
@@ -347,6 +353,7 @@ inline void KernelProblem::fill_item() {
   item_.head_dim = sizes_.head_dim;
   item_.head_dim_v = sizes_.head_dim_v;
   item_.kv_len = sizes_.kv_len;
+  item_.planes = dtypes_.planes;
   item_.query = query_.rows();
   item_.out = out_.rows();
   item_.key = key_.keys();

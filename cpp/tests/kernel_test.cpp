@@ -18,11 +18,13 @@
 namespace cpuattn {
 namespace {
 
-// A kernel and the dtypes that its table takes.
+// A kernel, what its products multiply, and what runs instead where that does not do.
 struct Which {
   const char* name;
   const Kernel* kernel;
-  bool is_float64;
+  const Kernel* fallback;
+  DType multiplies;
+  int planes;
 
   bool is_decode() const { return std::strcmp(name, "decode") == 0; }
 };
@@ -52,26 +54,52 @@ struct Context {
 
 // ---------------------------------------------------------------- how close is close enough
 
-// Results may differ by kUnits roundings of what a row's scores and values sum up to; a result of
-// 16 bits by half a unit of its last place besides. Numbers as small as kTiny do not count. The
-// largest error seen is 6.3 roundings (weights in float64, where the expected ones have errors
-// too).
-constexpr double kUnits = 8.0;
+// What may differ, relative to what a score or an output is the sum of: kRoundings of the kernel's
+// own numbers, besides those to terms of bfloat16 where it multiplies these. A result of 16 bits
+// may be half a unit of its last place further off, and numbers as small as kTiny do not count.
+constexpr double kRoundings = 8.0;
+constexpr double kShortExp2 = 4.0e-6;  // of kernels/vmath.inl.h, for weights of one term
 constexpr double kTiny = 1.0e-30;
-double largest_error = 0.0;  // of all results so far, in such roundings
+int64_t fallbacks = 0;
+double largest_error = 0.0;  // of all results so far, of what is allowed
 
-// One rounding of what the kernel computes with.
-double rounding(const KernelProblem& problem) {
-  return problem.real() == DType::kFloat64 ? 0x1p-53 : 0x1p-24;
+// What a number loses that becomes `planes` terms of bfloat16.
+double lost(DType dtype, int planes) {
+  if (dtype == DType::kBFloat16 || (dtype == DType::kFloat16 && planes > 1)) return 0.0;
+  return std::ldexp(1.0, -8 * planes);
 }
 
-// Where a result of `dtype` may be `rounding` off for each of kUnits.
-bool close(double got, double want, double rounding, DType dtype) {
+// What the terms of a row's scores lose. Products of the last terms are left out.
+double lost_of_scores(const Which& which, const DTypes& dtypes) {
+  if (which.multiplies != DType::kBFloat16) return 0.0;
+  const bool left_out = which.planes > 1 && dtypes.query != DType::kBFloat16;
+  return lost(dtypes.query, which.planes) + lost(dtypes.kv, which.planes) +
+         (left_out ? std::ldexp(1.0, -8 * which.planes) : 0.0);
+}
+
+struct Allowed {
+  double own;     // of the kernel's own numbers
+  double weight;  // of a weight
+  double factor;  // of a weight times a value
+};
+Allowed allowed(const Which& which, const DTypes& dtypes, const ExpectedRow& want) {
+  const double own = kRoundings * (which.multiplies == DType::kFloat64 ? 0x1p-53 : 0x1p-24);
+  if (which.multiplies != DType::kBFloat16) {
+    const double weight = own * (1.0 + want.reach);
+    return {own, weight, weight};
+  }
+  // The score of the row's largest key may err as well.
+  const double score = (own + lost_of_scores(which, dtypes)) * want.reach;
+  const double weight = own + (which.planes > 1 ? 0.0 : kShortExp2) + std::expm1(2 * score);
+  const double split = (which.planes > 1 ? 2 : 1) * lost(DType::kFloat32, which.planes);
+  return {own, weight, weight + split + lost(dtypes.kv, which.planes)};
+}
+
+bool close(double got, double want, double tolerance, DType dtype) {
   if (std::isnan(want)) return std::isnan(got);
   if (std::isinf(want)) return got == want || std::isnan(got);  // Inf * a weight, twice
-  const double tolerance = kUnits * rounding;
   const double rest = std::abs(got - want) - half_a_unit(dtype, std::abs(want) + tolerance) - kTiny;
-  if (rest > 0.0) largest_error = std::max(largest_error, rest / rounding);
+  if (rest > 0.0) largest_error = std::max(largest_error, rest / tolerance);
   return rest <= tolerance;
 }
 
@@ -86,8 +114,9 @@ bool check_state(const Context& context, const KernelProblem& problem, const Exp
   }
   const double lse = want.max + std::log2(want.sum);
   const double got = max + std::log2(sum);
-  if (close(got, lse, rounding(problem) * (1.0 + want.reach + std::abs(lse)), problem.real()))
-    return true;
+  const Allowed of = allowed(context.which, context.dtypes, want);
+  const double tolerance = 1.5 * of.weight + of.own * std::abs(lse);
+  if (close(got, lse, tolerance, problem.real())) return true;
   context.fail("log2-sum-exp", row, 0, got, lse);
   return false;
 }
@@ -98,18 +127,20 @@ bool check_row(const Context& context, const KernelProblem& problem, int64_t row
   // A partial state is relative to the kernel's own maximum.
   const double max = problem.row_max[static_cast<size_t>(row)];
   const double scale = problem.has(kPartial) && want.sum > 0.0 ? std::exp2(want.max - max) : 1.0;
-  const double unit = rounding(problem) * (1.0 + want.reach);  // of a weight
+  const Allowed of = allowed(context.which, context.dtypes, want);
   for (size_t c = 0; c < want.out.size(); ++c) {
     const double got = problem.out(row, static_cast<int64_t>(c));
     const double out = want.out[c] * scale;
-    if (close(got, out, unit * want.bound[c] * scale, problem.out_dtype())) continue;
+    const double tolerance = of.factor * want.bound[c] * scale;
+    if (close(got, out, tolerance, problem.out_dtype())) continue;
     context.fail("out", row, static_cast<int64_t>(c), got, out);
     return false;
   }
   if (!problem.has(kWeights) || std::isnan(want.sum)) return true;
   for (size_t key = 0; key < want.weights.size(); ++key) {
     const double got = problem.weight(row, static_cast<int64_t>(key));
-    if (close(got, want.weights[key], unit * want.weights[key], problem.out_dtype())) continue;
+    const double tolerance = of.weight * want.weights[key];
+    if (close(got, want.weights[key], tolerance, problem.out_dtype())) continue;
     context.fail("weight", row, static_cast<int64_t>(key), got, want.weights[key]);
     return false;
   }
@@ -119,10 +150,17 @@ bool check_row(const Context& context, const KernelProblem& problem, int64_t row
 // Runs one random problem; one check in all.
 void check_problem(Report& report, const Which& which, const Sizes& sizes, const DTypes& dtypes,
                    uint32_t options, uint64_t seed) {
+  // A score in the ten thousands that lost that much is any score.
+  if (lost_of_scores(which, dtypes) > 0x1p-20) options &= ~uint32_t{kFarScores};
   Random random(seed);
   KernelProblem problem(random, sizes, dtypes, options);
-  problem.run(*which.kernel, 0, problem.rows());
-  const Context context{report, which, sizes, dtypes, options, seed};
+  Which ran = which;
+  if (!problem.run(*which.kernel, 0, problem.rows())) {
+    ++fallbacks;
+    ran.multiplies = DType::kFloat32;
+    if (!problem.run(*which.fallback, 0, problem.rows())) report.expect(false, "no kernel runs");
+  }
+  const Context context{report, ran, sizes, dtypes, options, seed};
   for (int64_t row = 0; row < problem.rows(); ++row) {
     if (!check_row(context, problem, row)) return;
   }
@@ -135,26 +173,30 @@ void check_problem(Report& report, const Which& which, const Sizes& sizes, const
 struct Pair {
   DType query, kv;
 };
-constexpr Pair kFloat32Pairs[] = {{DType::kFloat32, DType::kFloat32},
-                                  {DType::kFloat16, DType::kFloat16},
-                                  {DType::kBFloat16, DType::kBFloat16},
-                                  {DType::kFloat32, DType::kFloat16},
-                                  {DType::kFloat32, DType::kBFloat16}};
-constexpr Pair kFloat64Pairs[] = {{DType::kFloat64, DType::kFloat64}};
-
 std::vector<Pair> pairs_of(const Which& which) {
-  if (which.is_float64) return {std::begin(kFloat64Pairs), std::end(kFloat64Pairs)};
-  return {std::begin(kFloat32Pairs), std::end(kFloat32Pairs)};
+  using enum DType;
+  if (which.multiplies == kFloat64) return {{kFloat64, kFloat64}};
+  if (which.multiplies == kBFloat16) {
+    return {
+        {kBFloat16, kBFloat16}, {kFloat32, kFloat32}, {kFloat16, kFloat16}, {kFloat32, kBFloat16}};
+  }
+  return {{kFloat32, kFloat32},
+          {kFloat16, kFloat16},
+          {kBFloat16, kBFloat16},
+          {kFloat32, kFloat16},
+          {kFloat32, kBFloat16}};
 }
-DTypes plain_dtypes(const Pair& pair) { return {pair.query, pair.kv, pair.query, pair.query}; }
+DTypes plain_dtypes(const Which& which, const Pair& pair) {
+  return {pair.query, pair.kv, pair.query, pair.query, which.planes};
+}
 // Bias, slopes and sinks of any dtype.
-DTypes mixed_dtypes(Random& random, const Pair& pair) {
-  return {pair.query, pair.kv, kFloatDtypes[random.below(4)], kFloatDtypes[random.below(4)]};
+DTypes mixed_dtypes(Random& random, const Which& which, const Pair& pair) {
+  return {pair.query, pair.kv, kFloatDtypes[random.below(4)], kFloatDtypes[random.below(4)],
+          which.planes};
 }
-DTypes any_dtypes(Random& random, const Which& which) {
+Pair any_pair(Random& random, const Which& which) {
   const std::vector<Pair> pairs = pairs_of(which);
-  const auto which_pair = random.below(static_cast<int64_t>(pairs.size()));
-  return mixed_dtypes(random, pairs[static_cast<size_t>(which_pair)]);
+  return pairs[static_cast<size_t>(random.below(static_cast<int64_t>(pairs.size())))];
 }
 
 constexpr int64_t kLengths[] = {1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 127, 129, 193};
@@ -186,7 +228,7 @@ void test_lengths(Report& report, const Which& which) {
       for (const int64_t q_len : kLengths) {
         if (which.is_decode() && q_len > 17) continue;
         if (!first && q_len > 17 && q_len % 32 != 1) continue;
-        const DTypes dtypes = plain_dtypes(pair);
+        const DTypes dtypes = plain_dtypes(which, pair);
         check_problem(report, which, {1, q_len, kv_len, 16, 24}, dtypes, 0, ++seed);
         check_problem(report, which, {1, q_len, kv_len, 9, 5}, dtypes, kCausal, ++seed);
       }
@@ -198,7 +240,7 @@ void test_head_dims(Report& report, const Which& which) {
   report.subject("head_dim and head_dim_v from 0 to 576");
   uint64_t seed = test_seed(2000);
   for (const Pair& pair : pairs_of(which)) {
-    const DTypes dtypes = plain_dtypes(pair);
+    const DTypes dtypes = plain_dtypes(which, pair);
     for (const int64_t head_dim : kHeadDims) {
       check_problem(report, which, {2, 3, 70, head_dim, head_dim}, dtypes, 0, ++seed);
       check_problem(report, which, {1, 2, 33, head_dim, 20}, dtypes, kMask | kStrided, ++seed);
@@ -209,7 +251,7 @@ void test_head_dims(Report& report, const Which& which) {
   }
   report.subject("hidden NaN where dot products are summed in parts");
   for (const Pair& pair : pairs_of(which)) {
-    const DTypes dtypes = plain_dtypes(pair);
+    const DTypes dtypes = plain_dtypes(which, pair);
     for (int round = 0; round < 10; ++round) {
       check_problem(report, which, {2, 5, 70, 300, 20}, dtypes, kSegments | kHiddenNan, ++seed);
       check_problem(report, which, {1, 5, 70, 520, 20}, dtypes, kMask | kSomeNan, ++seed);
@@ -217,8 +259,8 @@ void test_head_dims(Report& report, const Which& which) {
   }
   report.subject("no keys at all");
   for (const Pair& pair : pairs_of(which)) {
-    check_problem(report, which, {2, 3, 0, 8, 8}, plain_dtypes(pair), 0, ++seed);
-    check_problem(report, which, {2, 3, 0, 8, 8}, plain_dtypes(pair), kSinks, ++seed);
+    check_problem(report, which, {2, 3, 0, 8, 8}, plain_dtypes(which, pair), 0, ++seed);
+    check_problem(report, which, {2, 3, 0, 8, 8}, plain_dtypes(which, pair), kSinks, ++seed);
   }
 }
 
@@ -250,9 +292,9 @@ void test_options(Report& report, const Which& which) {
     report.subject(names[option]);
     Random random(test_seed(3000 + uint64_t{option}));
     for (const Pair& pair : pairs_of(which)) {
-      for (int round = 0; round < (which.is_float64 ? 50 : 20); ++round) {
+      for (int round = 0; round < (which.multiplies == DType::kFloat64 ? 50 : 20); ++round) {
         const Sizes sizes = random_sizes(random, which);
-        const DTypes dtypes = mixed_dtypes(random, pair);
+        const DTypes dtypes = mixed_dtypes(random, which, pair);
         check_problem(report, which, sizes, dtypes, options, random.next());
       }
     }
@@ -269,7 +311,7 @@ void test_combinations(Report& report, const Which& which) {
     if (which.is_decode()) options &= ~uint32_t{kWeights};
     if ((options & kEmptyMask) != 0) options |= kMask;
     const Sizes sizes = random_sizes(random, which);
-    const DTypes dtypes = any_dtypes(random, which);
+    const DTypes dtypes = mixed_dtypes(random, which, any_pair(random, which));
     check_problem(report, which, sizes, dtypes, options, random.next());
   }
 }
@@ -286,7 +328,10 @@ void test_row_blocks(Report& report, const Which& which) {
     const auto options = static_cast<uint32_t>(random.next() & random.next()) &
                          (kCausal | kWindow | kMask | kBias | kKvLength | kQLength | kHiddenNan |
                           kSomeNan | kEmptyMask | kSinks);
-    KernelProblem problem(random, sizes, any_dtypes(random, which), options);
+    // Where numbers do not suit the kernel, an item is computed otherwise as a whole.
+    const bool may_not_suit = which.fallback != nullptr;
+    const Pair pair = may_not_suit ? pairs_of(which)[0] : any_pair(random, which);
+    KernelProblem problem(random, sizes, mixed_dtypes(random, which, pair), options);
     problem.run(*which.kernel, 0, problem.rows());
     std::vector<double> whole;
     for (int64_t row = 0; row < problem.rows(); ++row) {
@@ -312,24 +357,33 @@ void test_row_blocks(Report& report, const Which& which) {
   }
 }
 
-int run_tests(const KernelTable& table, bool is_float64) {
+void test_kernel(Report& report, const KernelTable& table, const Which& which) {
+  report.subject(nullptr);
+  std::printf("%s %s: row tile %d, kv block %lld, planes %d\n", table.isa, which.name,
+              which.kernel->row_tile, static_cast<long long>(which.kernel->kv_block), which.planes);
+  test_lengths(report, which);
+  test_head_dims(report, which);
+  test_options(report, which);
+  test_combinations(report, which);
+  if (!which.is_decode()) test_row_blocks(report, which);
+  report.subject(nullptr);
+  std::printf("%s %s: largest error %.2f of what is allowed, %lld items by the float32 kernel\n",
+              table.isa, which.name, largest_error, static_cast<long long>(fallbacks));
+  report.expect(fallbacks == 0 || which.fallback != nullptr, "%s needs no fallback", table.isa);
+  largest_error = 0.0;
+  fallbacks = 0;
+}
+
+int run_tests(const KernelTable& table, DType multiplies, const KernelTable* fallback) {
   Report report;
-  const Which both[] = {{"prefill", &table.prefill, is_float64},
-                        {"decode", &table.decode, is_float64}};
-  for (const Which& which : both) {
-    report.subject(nullptr);
-    std::printf("%s %s: row tile %d, kv block %lld\n", table.isa, which.name,
-                which.kernel->row_tile, static_cast<long long>(which.kernel->kv_block));
-    test_lengths(report, which);
-    test_head_dims(report, which);
-    test_options(report, which);
-    test_combinations(report, which);
-    report.subject(nullptr);
-    std::printf("%s %s: largest error %.2f roundings, allowed %g\n", table.isa, which.name,
-                largest_error, kUnits);
-    largest_error = 0.0;
+  const Kernel* prefill = fallback != nullptr ? &fallback->prefill : nullptr;
+  const Kernel* decode = fallback != nullptr ? &fallback->decode : nullptr;
+  for (int planes = 1; planes <= table.max_planes; ++planes) {
+    test_kernel(report, table, {"prefill", &table.prefill, prefill, multiplies, planes});
   }
-  test_row_blocks(report, both[0]);
+  if (table.decode_rows > 0) {
+    test_kernel(report, table, {"decode", &table.decode, decode, multiplies, 1});
+  }
   return report.finish();
 }
 
@@ -340,9 +394,16 @@ int main(int argc, char** argv) {
   const char* const name = argc > 1 ? argv[1] : "scalar";
   for (const cpuattn::Isa& isa : cpuattn::all_isas()) {
     if (!cpuattn::usable(isa)) continue;
-    for (const cpuattn::KernelTable* table : {isa.float32, isa.float64}) {
+    struct Entry {
+      const cpuattn::KernelTable* table;
+      cpuattn::DType multiplies;
+    };
+    for (const auto& [table, multiplies] : {Entry{isa.float32, cpuattn::DType::kFloat32},
+                                            Entry{isa.float64, cpuattn::DType::kFloat64},
+                                            Entry{isa.bfloat16, cpuattn::DType::kBFloat16}}) {
       if (table == nullptr || std::strcmp(table->isa, name) != 0) continue;
-      return cpuattn::run_tests(*table, table == isa.float64);
+      const bool rounds = multiplies == cpuattn::DType::kBFloat16;
+      return cpuattn::run_tests(*table, multiplies, rounds ? isa.float32 : nullptr);
     }
   }
   std::printf("skipped: this CPU or operating system lacks %s\n", name);

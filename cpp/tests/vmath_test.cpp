@@ -107,6 +107,24 @@ void test_exp2_error(Report& report) {
   expect_within(report, "exp2", sweep, kExp2Bound);
 }
 
+void test_exp2_short(Report& report) {
+  report.subject(
+      "exp2_short: exact where exp2 is, otherwise as good as the weights of bfloat16 need");
+  const auto short_of = [](Vec x) { return exp2_short(x); };
+  double worst = 0.0;
+  for (int step = 0; step <= 100 * 4096; ++step) {
+    const Real x = -static_cast<Real>(step) / 4096;
+    const auto exact = static_cast<double>(std::exp2(static_cast<Exact>(x)));
+    const auto got = static_cast<double>(value_at(short_of, x));
+    worst = std::max(worst, std::abs(got / exact - 1.0));
+    if (step % 4096 == 0) report.expect(got == exact, "2^-%d", step / 4096);
+  }
+  std::printf("exp2_short: largest relative error %.3g\n", worst);
+  report.expect(worst <= 3.0e-6, "error %g", worst);
+  report.expect(bits_of(value_at(short_of, -kInf)) == 0, "-inf");
+  report.expect(value_at(short_of, kNan) != value_at(short_of, kNan), "NaN");
+}
+
 void test_exp2_special(Report& report) {
   report.subject("exp2 of integers is exact");
   for (int n = kLowestNormalExponent; n <= 0; ++n) {
@@ -176,6 +194,7 @@ int run_isa_tests() {
   Report report;
   CPUATTN_ISA::test_exp2_error(report);
   CPUATTN_ISA::test_exp2_special(report);
+  CPUATTN_ISA::test_exp2_short(report);
   CPUATTN_ISA::test_tanh(report);
   return report.finish();
 }
