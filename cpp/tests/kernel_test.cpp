@@ -150,6 +150,7 @@ bool check_row(const Context& context, const KernelProblem& problem, int64_t row
 // Runs one random problem; one check in all.
 void check_problem(Report& report, const Which& which, const Sizes& sizes, const DTypes& dtypes,
                    uint32_t options, uint64_t seed) {
+  if (!sampled(seed)) return;
   // A score in the ten thousands that lost that much is any score.
   if (lost_of_scores(which, dtypes) > 0x1p-20) options &= ~uint32_t{kFarScores};
   Random random(seed);
@@ -322,6 +323,7 @@ void test_row_blocks(Report& report, const Which& which) {
   Random random(test_seed(5000));
   const int64_t tile = which.kernel->row_tile;
   for (int round = 0; round < 60; ++round) {
+    if (!sampled(static_cast<uint64_t>(round))) continue;
     Sizes sizes = random_sizes(random, which);
     sizes.q_len = 2 * tile + random.below(2 * tile);
     sizes.group = random.between(1, 2);
