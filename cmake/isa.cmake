@@ -65,6 +65,7 @@ cpuattn_add_isa(amx_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16 -mamx-tile 
 cpuattn_add_isa(avx512_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16)
 cpuattn_add_isa(avx512 "x86_64|amd64" ${avx512_flags})
 cpuattn_add_isa(avx2 "x86_64|amd64" ${avx2_flags})
+cpuattn_add_isa(neon_bf16 "aarch64|arm64" -march=armv8.2-a+bf16)
 cpuattn_add_isa(neon "aarch64|arm64")
 cpuattn_add_isa(scalar ".*")
 message(STATUS "cpuattn: instruction sets: ${CPUATTN_COMPILED_ISAS}")

@@ -14,7 +14,7 @@ debian_packages=(
   "$python-minimal" "lib$python-minimal" "lib$python-stdlib" "lib$python" "lib$python-dev"
   libc6 libexpat1 zlib1g libgcc-s1 libstdc++6 libgomp1 libssl3 libffi8 libbz2-1.0 liblzma5
 )
-python_packages=(numpy pytest pytest-xdist hypothesis)
+python_packages=(numpy ml_dtypes pytest pytest-xdist hypothesis)
 cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp16 and dotprod
 # Emulated, the whole suite takes hours: a sample of the numeric tests. What does not depend on the
 # CPU (error texts, processes, packaging) runs natively only.

@@ -47,6 +47,12 @@ CPUATTN_DECLARE(neon_f64)
 #else
 #define CPUATTN_TABLES_neon nullptr, nullptr
 #endif
+#ifdef CPUATTN_HAS_neon_bf16
+CPUATTN_DECLARE(neon_bf16)
+#define CPUATTN_TABLES_neon_bf16 CPUATTN_TABLES_neon, &neon_bf16::kTable
+#else
+#define CPUATTN_TABLES_neon_bf16 nullptr, nullptr, nullptr
+#endif
 CPUATTN_DECLARE(scalar)
 CPUATTN_DECLARE(scalar_f64)
 
@@ -67,6 +73,7 @@ const Isa kIsas[] = {
     {"avx512_bf16", kNeedsAvx512 | kFeatureAvx512Bf16, kFeatureAmd, CPUATTN_TABLES_avx512_bf16},
     {"avx512", kNeedsAvx512, 0, CPUATTN_TABLES_avx512, nullptr},
     {"avx2", kNeedsAvx2, 0, CPUATTN_TABLES_avx2, nullptr},
+    {"neon_bf16", kFeatureNeon | kFeatureBf16, 0, CPUATTN_TABLES_neon_bf16},
     {"neon", kFeatureNeon, 0, CPUATTN_TABLES_neon, nullptr},
     {"scalar", 0, 0, &scalar::kTable, &scalar_f64::kTable, nullptr},
 };
