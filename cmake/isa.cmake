@@ -58,6 +58,10 @@ else()
     # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
     list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
   endif()
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # Scheduled before registers are given out, the product loops need more than the 32 there are.
+    set(neon_flags -fno-schedule-insns)
+  endif()
 endif()
 
 set(CPUATTN_COMPILED_ISAS "")
@@ -65,7 +69,7 @@ cpuattn_add_isa(amx_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16 -mamx-tile 
 cpuattn_add_isa(avx512_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16)
 cpuattn_add_isa(avx512 "x86_64|amd64" ${avx512_flags})
 cpuattn_add_isa(avx2 "x86_64|amd64" ${avx2_flags})
-cpuattn_add_isa(neon_bf16 "aarch64|arm64" -march=armv8.2-a+bf16)
-cpuattn_add_isa(neon "aarch64|arm64")
+cpuattn_add_isa(neon_bf16 "aarch64|arm64" ${neon_flags} -march=armv8.2-a+bf16)
+cpuattn_add_isa(neon "aarch64|arm64" ${neon_flags})
 cpuattn_add_isa(scalar ".*")
 message(STATUS "cpuattn: instruction sets: ${CPUATTN_COMPILED_ISAS}")

@@ -30,6 +30,13 @@ CPUATTN_INLINE void for_groups(int64_t begin, int64_t end, Body body) {
   with_count<kGroup - 1>(begin, static_cast<int>(end - begin), body);
 }
 
+// A strided operand: unit (m, k) lies at data[m * row_step + k * step].
+struct StridedOperand {
+  const Unit* data;
+  int64_t row_step;
+  int64_t step;
+};
+
 // A number may be the sum of several terms, each in a plane of its own: plane p of the operands
 // lies p * a and p * b units further. Products of planes i and j with i + j < count are summed.
 struct Planes {

@@ -13,6 +13,11 @@
 // The limit is two FMA a cycle; see the register budget in simd/vec_*.h.
 #pragma once
 
+#ifndef CPUATTN_MICRO_KERNEL
+#define CPUATTN_MICRO_KERNEL "kernels/micro_kernel.inl.h"
+#endif
+#include CPUATTN_MICRO_KERNEL
+
 namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
@@ -24,31 +29,6 @@ constexpr int kMaxPlanes = 1;              // terms of a number
 constexpr bool kTransposesValues = false;  // values lie as (key, column)
 constexpr bool kOverlaps = false;          // products leave the vector unit idle
 constexpr Real kStaleMax = 0;              // by how much a score may exceed the maximum in use
-
-// A strided operand: unit (m, k) lies at data[m * row_step + k * step].
-struct StridedOperand {
-  const Unit* data;
-  int64_t row_step;
-  int64_t step;
-};
-
-template <int M, int N>
-CPUATTN_INLINE void accumulate(StridedOperand a, const Unit* b, int64_t b_stride, int64_t depth,
-                               Vec (&acc)[M][N]) {
-  for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) acc[m][n] = zero();
-  }
-  const Unit* __restrict a_k = a.data;
-  const Unit* __restrict b_k = b;
-  for (int64_t k = 0; k < depth; ++k, a_k += a.step, b_k += b_stride) {
-    Operand b_vec[N];
-    for (int n = 0; n < N; ++n) b_vec[n] = load_units(b_k + n * kLanes);
-    for (int m = 0; m < M; ++m) {
-      const Operand a_vec = spread_unit(a_k + m * a.row_step);
-      for (int n = 0; n < N; ++n) acc[m][n] = multiply_add(a_vec, b_vec[n], acc[m][n]);
-    }
-  }
-}
 
 // Longer dot products are summed in parts: one chain of thousands of additions loses digits.
 constexpr int64_t kDepthBlock = 128;
