@@ -281,9 +281,6 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
                     "hold query rows")
           .format(p.rows(), plan.table->decode_rows > 0 ? plan.table->decode_rows
                                                         : plan.isa->float32->decode_rows));
-  if (plan.fallback != nullptr) {
-    notes.append("items whose numbers bfloat16 cannot hold are computed in float32");
-  }
   if (plan.chunks > 1) {
     notes.append(nb::str("keys are split in chunks of {}, merged in order{}")
                      .format(plan.chunk, plan.parallel_chunks ? ", each a task of its own" : ""));

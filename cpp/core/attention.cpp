@@ -61,7 +61,7 @@ void run_chunk(const Call& call, WorkItem& item, int64_t chunk, const PartialSta
   item.row_sum = state.row_sum;
   item.partial_out = state.output;
   item.scratch = kernel_scratch;
-  if (!call.plan.kernel->run(item) && call.plan.fallback != nullptr) call.plan.fallback->run(item);
+  call.plan.kernel->run(item);
 }
 
 // All keys of one item on this thread.

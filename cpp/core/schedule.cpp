@@ -75,11 +75,6 @@ void choose_kernel(const AttentionProblem& p, Plan& plan) {
   choose_table(p, plan);
   plan.is_decode = p.rows() <= plan.table->decode_rows && !p.weights;
   plan.kernel = plan.is_decode ? &plan.table->decode : &plan.table->prefill;
-  const bool exact = p.query.dtype == DType::kBFloat16 && p.key.dtype == DType::kBFloat16;
-  if (plan.table == plan.isa->bfloat16 && !exact) {
-    const KernelTable& other = *plan.isa->float32;
-    plan.fallback = plan.is_decode ? &other.decode : &other.prefill;
-  }
 }
 
 void choose_chunks(const AttentionProblem& p, Plan& plan) {
@@ -100,15 +95,11 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
   const int64_t tile = plan.is_decode ? rows : plan.kernel->row_tile;
   const int64_t tiles = divide_up(rows, tile);
   const int64_t tile_bytes = tile * real_size(p) * std::max<int64_t>(p.head_dim + p.head_dim_v, 1);
-  const bool matrix = plan.table->max_planes > 1 && plan.fallback == nullptr;
+  const bool matrix = plan.table->max_planes > 1;
   int64_t per_item =
       matrix ? std::clamp<int64_t>(kMatrixItemBytes / tile_bytes, 1, kMatrixTilesPerItem)
              : std::clamp<int64_t>(kItemBytes / tile_bytes, 1, kMaxTilesPerItem);
-  // An item with a fallback may be computed otherwise as a whole: then it must not depend on
-  // threads.
-  while (per_item > 1 && plan.fallback == nullptr &&
-         plan.groups * divide_up(tiles, per_item) < 3 * plan.threads)
-    --per_item;
+  while (per_item > 1 && plan.groups * divide_up(tiles, per_item) < 3 * plan.threads) --per_item;
   plan.row_blocks = divide_up(tiles, per_item);
   plan.row_block = std::min(divide_up(tiles, plan.row_blocks) * tile, divide_up(rows, tile) * tile);
   plan.row_blocks = divide_up(rows, plan.row_block);
@@ -118,9 +109,6 @@ void size_scratch(const AttentionProblem& p, Plan& plan) {
   const int64_t block_rows = std::min(plan.row_block, std::max<int64_t>(p.rows(), 1));
   const KernelShape shape{block_rows, p.head_dim, p.head_dim_v, plan.planes};
   plan.kernel_scratch = plan.kernel->scratch_bytes(shape);
-  if (plan.fallback != nullptr) {
-    plan.kernel_scratch = std::max(plan.kernel_scratch, plan.fallback->scratch_bytes(shape));
-  }
   plan.state_bytes = real_size(p) * block_rows * (2 + (plan.chunks > 1 ? p.head_dim_v : 0));
   // Item scratch: the kernel's, one state to fill, one to merge into, one row for mean values.
   plan.item_scratch =

@@ -17,8 +17,7 @@ struct Plan {
   const Isa* isa = nullptr;
   const KernelTable* table = nullptr;
   const Kernel* kernel = nullptr;
-  const Kernel* fallback = nullptr;  // for items whose numbers do not suit `kernel`
-  int planes = 1;                    // terms of a number in products of bfloat16
+  int planes = 1;  // terms of a number in products of bfloat16
   bool is_decode = false;
 
   int64_t groups = 0;            // batch * num_kv_heads: sets of rows that share keys and values

@@ -43,8 +43,8 @@ CPUATTN_INLINE void with_elements(DType dtype, Body body) {
   body(AsReal{});
 }
 
-// The first `count` of up to kLanes elements `step` bytes apart, or none where it is negative; lanes
-// past them are 0.
+// The first `count` of up to kLanes elements `step` bytes apart, or none where it is negative;
+// lanes past them are 0.
 CPUATTN_INLINE Vec load_elements(const char* p, DType dtype, int64_t step, int64_t count) {
   const int n = static_cast<int>(larger(smaller(count, kLanes), 0));
   if (step == item_size(dtype) && (dtype == kRealType || (!kDouble && is_half(dtype)))) {

@@ -26,11 +26,10 @@ struct KvBlock {
 };
 
 struct KvScratch {
-  Unit* key;       // rows of units of head_dim
-  Unit* value;     // rows of units, along head_dim_v or along the keys
-  int* flagged;    // (kv_block)
-  bool* unsuited;  // some number is not the sum of its terms
-  int64_t keys;    // capacity
+  Unit* key;     // rows of units of head_dim
+  Unit* value;   // rows of units, along head_dim_v or along the keys
+  int* flagged;  // (kv_block)
+  int64_t keys;  // capacity
 };
 
 CPUATTN_INLINE int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
@@ -47,11 +46,18 @@ CPUATTN_INLINE Vec weight_of(Vec x) {
 // A number is split into terms only where there is a matrix unit.
 CPUATTN_INLINE int planes_of(const WorkItem& item) { return kMaxPlanes == 1 ? 1 : item.planes; }
 
-// Splits off the next term of a number. What is beyond bfloat16 keeps a finite first term.
-CPUATTN_INLINE Vec take_term(Vec& rest) {
+// No finite number becomes an infinite bfloat16.
+CPUATTN_INLINE Vec bounded(Vec v) {
   const Vec limit = broadcast(static_cast<Real>(kLargestBFloat16));
-  const Vec bounded = select(less(limit, abs(rest)), sign_or(limit, rest), rest);
-  const Vec term = widen_bfloat16(narrow_bfloat16(bounded));
+  const Vec largest = select(equal(abs(v), broadcast(-kNegInf)), v, sign_or(limit, v));
+  return select(less(limit, abs(v)), largest, v);
+}
+
+// Splits off the next term of a number. Inf is 1 + Inf: times terms of either sign it stays Inf.
+CPUATTN_INLINE Vec take_term(Vec& rest) {
+  const Vec one = sign_or(broadcast(1), rest);
+  const Vec head = select(equal(abs(rest), broadcast(-kNegInf)), one, bounded(rest));
+  const Vec term = widen_bfloat16(narrow_bfloat16(head));
   rest = sub(rest, term);
   return term;
 }
@@ -64,13 +70,10 @@ CPUATTN_INLINE void join_terms(Vec (&rest)[kDepth], int planes, Put put) {
     for (int i = 0; i < kDepth; ++i) terms[i] = take_term(rest[i]);
     put(p, join(terms));
   }
+  if (kDepth > 1 && planes == 1) {
+    for (int i = 0; i < kDepth; ++i) rest[i] = bounded(rest[i]);
+  }
   put(planes - 1, join(rest));
-}
-
-// Whether a lane is too small for its lower terms, which would be denormal: taken as 0.
-CPUATTN_INLINE bool is_tiny(Vec v) {
-  const Vec tiny = broadcast(static_cast<Real>(0x1p-100f));
-  return any(less(select(equal(v, zero()), tiny, abs(v)), tiny));
 }
 
 CPUATTN_INLINE Rows rows_at(const Unit* data, int64_t stride) {
@@ -111,7 +114,7 @@ CPUATTN_NOINLINE void copy_rows(const KvPlane& plane, int64_t begin, int64_t end
   for (int64_t row = begin; row < end; ++row, out += units(columns)) {
     for (int64_t c = 0; c < units(columns) * kDepth; c += kLanes) {
       Vec rest = load_columns(plane, row, c, columns);
-      if (planes > 1 && is_tiny(rest)) *s.unsuited = true;
+      if (kDepth > 1 && planes == 1) rest = bounded(rest);
       for (int p = 0; p + 1 < planes; ++p) {
         store_row_units(out + p * key_plane(s, columns) + c / kDepth, take_term(rest));
       }
@@ -124,7 +127,7 @@ CPUATTN_NOINLINE void copy_rows(const KvPlane& plane, int64_t begin, int64_t end
 // keys.
 template <class Put>
 CPUATTN_INLINE void join_keys(const KvPlane& plane, int64_t key, int64_t end, int64_t column,
-                              int64_t columns, int planes, const KvScratch& s, Put put) {
+                              int64_t columns, int planes, Put put) {
   const bool whole = key + kDepth <= end && column + kLanes <= columns && planes == 1;
   if (whole && plane.dtype == kUnitType && plane.col_step == item_size(kUnitType)) {
     const char* p = plane.data + key * plane.row_step + column * plane.col_step;
@@ -133,7 +136,6 @@ CPUATTN_INLINE void join_keys(const KvPlane& plane, int64_t key, int64_t end, in
   Vec rest[kDepth];
   for (int i = 0; i < kDepth; ++i) {
     rest[i] = key + i < end ? load_columns(plane, key + i, column, columns) : zero();
-    if (planes > 1 && is_tiny(rest[i])) *s.unsuited = true;
   }
   join_terms(rest, planes, put);
 }
@@ -144,7 +146,7 @@ CPUATTN_NOINLINE void gather_values(const KvPlane& plane, int64_t begin, int64_t
   Unit* out = s.value;
   for (int64_t key = begin; key < end; key += kDepth, out += columns) {
     for (int64_t c = 0; c < columns; c += kLanes) {
-      join_keys(plane, key, end, c, columns, 1, s, [&](int, Vec keys) CPUATTN_LAMBDA {
+      join_keys(plane, key, end, c, columns, 1, [&](int, Vec keys) CPUATTN_LAMBDA {
         store(reinterpret_cast<Real*>(out + c), keys);
       });
     }
@@ -164,7 +166,7 @@ CPUATTN_NOINLINE void transpose_values(const KvPlane& plane, int64_t begin, int6
     for (int64_t unit = 0; unit < units(end - begin) + kUnitGroup; unit += kLanes) {
       Vec block[kMaxPlanes][kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        join_keys(plane, begin + (unit + i) * kDepth, end, c, columns, planes, s,
+        join_keys(plane, begin + (unit + i) * kDepth, end, c, columns, planes,
                   [&](int p, Vec keys) CPUATTN_LAMBDA { block[p][i] = keys; });
       }
       for (int p = 0; p < planes; ++p) store_square(block[p], rows[p], unit);
@@ -254,7 +256,6 @@ CPUATTN_INLINE KvScratch take_kv_scratch(Arena& arena, int64_t keys, const Kerne
   s.value =
       arena.take<Unit>(larger(shape.planes * value_plane(s, shape.head_dim_v), value_rows) + slack);
   s.flagged = arena.take<int>(keys);
-  s.unsuited = arena.take<bool>(1);
   return s;
 }
 

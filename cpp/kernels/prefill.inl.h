@@ -489,7 +489,7 @@ CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& sc
 CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scratch, int64_t tiles,
                                  bool careful) {
   for (int64_t t = 0; t < tiles; ++t) {
-    open_tile(item, item.row_begin + t * kTileRows, scratch.tiles[t], scratch.kv.unsuited);
+    open_tile(item, item.row_begin + t * kTileRows, scratch.tiles[t]);
   }
   for_kv_blocks(item, scratch, tiles, careful, [&](RowTile& tile, const KvBlock& block) {
     for_runs(item, tile, block, scratch.visible,
@@ -500,7 +500,7 @@ CPUATTN_INLINE bool prefill_pass(const WorkItem& item, const PrefillScratch& scr
   return finite;
 }
 
-bool prefill(const WorkItem& item) {
+void prefill(const WorkItem& item) {
 #ifdef CPUATTN_SESSION
   const CPUATTN_SESSION session;
 #endif
@@ -508,12 +508,11 @@ bool prefill(const WorkItem& item) {
   const PrefillScratch scratch = take_prefill_scratch(
       arena, {item.row_end - item.row_begin, item.head_dim, item.head_dim_v, planes_of(item)});
   const int64_t tiles = (item.row_end - item.row_begin + kTileRows - 1) / kTileRows;
-  *scratch.kv.unsuited = false;
   // 0 * NaN is NaN: a hidden key's value row can leak through a weight of 0. It shows in the
   // output, so the fast pass needs no test in its loops and the rare item is done again with care.
-  const bool finite = prefill_pass(item, scratch, tiles, false);
-  if (*scratch.kv.unsuited || (!finite && rounds_inputs(item))) return false;
-  if (!finite && may_hide_keys(item)) prefill_pass(item, scratch, tiles, true);
+  if (!prefill_pass(item, scratch, tiles, false) && may_hide_keys(item)) {
+    prefill_pass(item, scratch, tiles, true);
+  }
   if (item.weights.data != nullptr) {
     for_kv_blocks(item, scratch, tiles, false, [&](RowTile& tile, const KvBlock& block) {
       for_runs(item, tile, block, scratch.visible, [&](const Run& run) {
@@ -522,7 +521,6 @@ bool prefill(const WorkItem& item) {
       });
     });
   }
-  return true;
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ CPUATTN_INLINE LaneRows lane_rows(const RowPlane& plane, const RowTile& tile, in
   return rows;
 }
 
-CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile, bool* unsuited) {
+CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile) {
   const Vec factor = broadcast(query_factor(item));
   for (int vec = 0; vec < tile.vecs; ++vec) {
     const LaneRows rows = lane_rows(item.query, tile, vec);
@@ -71,7 +71,6 @@ CPUATTN_INLINE void pack_query(const WorkItem& item, RowTile& tile, bool* unsuit
         Vec rest[kDepth];
         for (int j = 0; j < kDepth; ++j) {
           rest[j] = mul(block[i + j], factor);
-          if (planes_of(item) > 1 && is_tiny(rest[j])) *unsuited = true;
         }
         join_terms(rest, planes_of(item),
                    [&](int p, Vec v) CPUATTN_LAMBDA { put(p, (column + i) / kDepth, v); });
@@ -127,8 +126,7 @@ CPUATTN_INLINE void find_ranges(const WorkItem& item, RowTile& tile) {
   }
 }
 
-CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile& tile,
-                                bool* unsuited) {
+CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile& tile) {
   tile.first_row = first_row;
   tile.rows = static_cast<int>(smaller(kTileRows, item.row_end - first_row));
   tile.vecs = (tile.rows + kLanes - 1) / kLanes;
@@ -136,7 +134,7 @@ CPUATTN_NOINLINE void open_tile(const WorkItem& item, int64_t first_row, RowTile
   tile.started = 0;
   divide_rows(item, first_row, tile.rows, tile.of);
   find_ranges(item, tile);
-  pack_query(item, tile, unsuited);
+  pack_query(item, tile);
   for (int i = 0; i < tile.rows; ++i) {
     start_row(item, tile.of[i], tile.row_max[i], tile.row_sum[i]);
   }

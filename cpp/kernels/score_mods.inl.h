@@ -197,11 +197,6 @@ CPUATTN_INLINE Real pending_factor(const WorkItem& item) {
   return changes_scores(item) ? 1 : score_factor(item);
 }
 
-// Whether units hold less than the inputs: what is not finite may then come of rounding.
-CPUATTN_INLINE bool rounds_inputs(const WorkItem& item) {
-  return kDepth > 1 && !(item.query.dtype == kUnitType && item.key.dtype == kUnitType);
-}
-
 // Whether some row of the item may not see a key that is computed for another row.
 CPUATTN_INLINE bool may_hide_keys(const WorkItem& item) {
   return has_bits(item) || item.bias.data != nullptr || item.band_left != kOpen ||

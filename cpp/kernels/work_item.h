@@ -129,8 +129,7 @@ struct Kernel {
   int row_tile;      // rows are best given in multiples of this
   int64_t kv_block;  // keys of one online-softmax step
   int64_t (*scratch_bytes)(const KernelShape&);
-  // False: the numbers do not suit this kernel, and the float32 kernel has to run.
-  bool (*run)(const WorkItem&);
+  void (*run)(const WorkItem&);
 };
 
 // Everything an ISA exports.

@@ -101,8 +101,8 @@ class KernelProblem {
   // What its results are rounded to.
   DType out_dtype() const { return has(kPartial) ? real() : dtypes_.query; }
 
-  // Runs a kernel on rows [row_begin, row_end); false when their numbers do not suit it.
-  bool run(const Kernel& kernel, int64_t row_begin, int64_t row_end) {
+  // Runs a kernel on rows [row_begin, row_end).
+  void run(const Kernel& kernel, int64_t row_begin, int64_t row_end) {
     WorkItem item = item_;
     item.row_begin = row_begin;
     item.row_end = row_end;
@@ -118,12 +118,11 @@ class KernelProblem {
     item.row_sum = sum.data();
     item.partial_out = partial.data();
     item.scratch = scratch.data();
-    const bool suits = kernel.run(item);
+    kernel.run(item);
     copy_reals(max, count, row_max.data() + row_begin);
     copy_reals(sum, count, row_sum.data() + row_begin);
     copy_reals(partial, has(kPartial) ? count * sizes_.head_dim_v : 0,
                partial_.data() + row_begin * sizes_.head_dim_v);
-    return suits;
   }
 
   double out(int64_t row, int64_t column) const {

@@ -18,11 +18,10 @@
 namespace cpuattn {
 namespace {
 
-// A kernel, what its products multiply, and what runs instead where that does not do.
+// A kernel, and what its products multiply.
 struct Which {
   const char* name;
   const Kernel* kernel;
-  const Kernel* fallback;
   DType multiplies;
   int planes;
 
@@ -60,7 +59,6 @@ struct Context {
 constexpr double kRoundings = 8.0;
 constexpr double kShortExp2 = 4.0e-6;  // of kernels/vmath.inl.h, for weights of one term
 constexpr double kTiny = 1.0e-30;
-int64_t fallbacks = 0;
 double largest_error = 0.0;  // of all results so far, of what is allowed
 
 // What a number loses that becomes `planes` terms of bfloat16.
@@ -155,13 +153,8 @@ void check_problem(Report& report, const Which& which, const Sizes& sizes, const
   if (lost_of_scores(which, dtypes) > 0x1p-20) options &= ~uint32_t{kFarScores};
   Random random(seed);
   KernelProblem problem(random, sizes, dtypes, options);
-  Which ran = which;
-  if (!problem.run(*which.kernel, 0, problem.rows())) {
-    ++fallbacks;
-    ran.multiplies = DType::kFloat32;
-    if (!problem.run(*which.fallback, 0, problem.rows())) report.expect(false, "no kernel runs");
-  }
-  const Context context{report, ran, sizes, dtypes, options, seed};
+  problem.run(*which.kernel, 0, problem.rows());
+  const Context context{report, which, sizes, dtypes, options, seed};
   for (int64_t row = 0; row < problem.rows(); ++row) {
     if (!check_row(context, problem, row)) return;
   }
@@ -330,9 +323,7 @@ void test_row_blocks(Report& report, const Which& which) {
     const auto options = static_cast<uint32_t>(random.next() & random.next()) &
                          (kCausal | kWindow | kMask | kBias | kKvLength | kQLength | kHiddenNan |
                           kSomeNan | kEmptyMask | kSinks);
-    // Where numbers do not suit the kernel, an item is computed otherwise as a whole.
-    const bool may_not_suit = which.fallback != nullptr;
-    const Pair pair = may_not_suit ? pairs_of(which)[0] : any_pair(random, which);
+    const Pair pair = any_pair(random, which);
     KernelProblem problem(random, sizes, mixed_dtypes(random, which, pair), options);
     problem.run(*which.kernel, 0, problem.rows());
     std::vector<double> whole;
@@ -369,22 +360,18 @@ void test_kernel(Report& report, const KernelTable& table, const Which& which) {
   test_combinations(report, which);
   if (!which.is_decode()) test_row_blocks(report, which);
   report.subject(nullptr);
-  std::printf("%s %s: largest error %.2f of what is allowed, %lld items by the float32 kernel\n",
-              table.isa, which.name, largest_error, static_cast<long long>(fallbacks));
-  report.expect(fallbacks == 0 || which.fallback != nullptr, "%s needs no fallback", table.isa);
+  std::printf("%s %s: largest error %.2f of what is allowed\n", table.isa, which.name,
+              largest_error);
   largest_error = 0.0;
-  fallbacks = 0;
 }
 
-int run_tests(const KernelTable& table, DType multiplies, const KernelTable* fallback) {
+int run_tests(const KernelTable& table, DType multiplies) {
   Report report;
-  const Kernel* prefill = fallback != nullptr ? &fallback->prefill : nullptr;
-  const Kernel* decode = fallback != nullptr ? &fallback->decode : nullptr;
   for (int planes = 1; planes <= table.max_planes; ++planes) {
-    test_kernel(report, table, {"prefill", &table.prefill, prefill, multiplies, planes});
+    test_kernel(report, table, {"prefill", &table.prefill, multiplies, planes});
   }
   if (table.decode_rows > 0) {
-    test_kernel(report, table, {"decode", &table.decode, decode, multiplies, 1});
+    test_kernel(report, table, {"decode", &table.decode, multiplies, 1});
   }
   return report.finish();
 }
@@ -404,8 +391,7 @@ int main(int argc, char** argv) {
                                             Entry{isa.float64, cpuattn::DType::kFloat64},
                                             Entry{isa.bfloat16, cpuattn::DType::kBFloat16}}) {
       if (table == nullptr || std::strcmp(table->isa, name) != 0) continue;
-      const bool rounds = multiplies == cpuattn::DType::kBFloat16;
-      return cpuattn::run_tests(*table, multiplies, rounds ? isa.float32 : nullptr);
+      return cpuattn::run_tests(*table, multiplies);
     }
   }
   std::printf("skipped: this CPU or operating system lacks %s\n", name);

@@ -80,18 +80,13 @@ void check_same_bits(Report& report, const Which& which, const Shape& shape, boo
       const Plan plan = make_plan(p, which.isa, threads);
       report.expect(plan.table == first.table && plan.kernel == first.kernel &&
                         plan.is_decode == first.is_decode && plan.chunk == first.chunk &&
-                        plan.chunks == first.chunks && plan.planes == first.planes &&
-                        plan.fallback == first.fallback,
+                        plan.chunks == first.chunks && plan.planes == first.planes,
                     "%s: batch %lld threads %d changes kernel or chunks", text,
                     static_cast<long long>(batch), threads);
       const bool tiled =
           plan.is_decode ? plan.row_block >= p.rows() : plan.row_block % plan.kernel->row_tile == 0;
       report.expect(tiled && plan.row_block > 0, "%s: batch %lld threads %d: row block %lld", text,
                     static_cast<long long>(batch), threads, static_cast<long long>(plan.row_block));
-      // An item whose numbers do not suit the kernel is computed otherwise as a whole.
-      report.expect(plan.fallback == nullptr || plan.row_block == first.row_block,
-                    "%s: batch %lld threads %d changes the rows of an item", text,
-                    static_cast<long long>(batch), threads);
       report.expect(plan.threads >= 1 && plan.threads <= threads, "%s: %d threads of %d", text,
                     plan.threads, threads);
     }
@@ -208,9 +203,6 @@ void test_tables(Report& report) {
     report.expect(std::strcmp(products(p, plan), text) == 0, "%s: says %s", isa.name,
                   products(p, plan));
     report.expect(plan.kernel == &plan.table->prefill && !plan.is_decode, "%s: kernel", isa.name);
-    const bool rounds = table == isa.bfloat16 && which.dtype != DType::kBFloat16;
-    report.expect(plan.fallback == (rounds ? &isa.float32->prefill : nullptr), "%s: fallback",
-                  isa.name);
   });
 }
 
@@ -223,7 +215,7 @@ void test_variants(Report& report) {
       if (table != nullptr && !known) tables.push_back(table);
     }
   }
-  std::vector<bool (*)(const WorkItem&)> kernels;
+  std::vector<void (*)(const WorkItem&)> kernels;
   for (const KernelTable* table : tables) {
     // Does not compile once a table has more kernels: look at them here as well then.
     const auto& [name, lanes, max_planes, prefill, decode_rows, decode] = *table;
