@@ -2,7 +2,8 @@
 """Name every benchmark case, its shape, its useful work and its input arrays.
 
 This is the only place where shapes are written down; every tool takes names or
-groups from here.
+groups from here. Every case exists in float32; `OTHER_DTYPES` says which ones exist in
+what other dtype or precision too.
 
 Counting rules (see README.md): a prefill case does 4 * head_dim useful FLOPs for each
 visible (query row, key) pair of each query head. Causal cases count half of the square,
@@ -15,18 +16,28 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[Any]  # NumPy has no type for bfloat16
 BoolArray = npt.NDArray[np.bool_]
 MaskKind = Literal["random", "block", "block_shared", "padding"]
 BiasKind = Literal["full"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+Precision = Literal["highest", "high", "medium"]
 
 MASK_TILE = 128
 MEMORY_BOUND_GROUPS = frozenset({"decode_gqa", "decode_mha", "speculative"})
+# How far a right result may be from float64 attention on the same arrays, relative to
+# the largest output: a few roundings of the dtype.
+TOLERANCES: dict[Dtype, float] = {
+    "float64": 1e-13,
+    "float32": 2e-5,
+    "float16": 2e-3,
+    "bfloat16": 2e-2,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,10 @@ class Case:
         The case with the same shape and no mask or bias, to compare speeds with.
     quick : bool
         Part of the short run (``--quick``).
+    dtype, kv_dtype : {"float32", "bfloat16", "float16", "float64"}
+        Elements of query and out, and of key and value.
+    precision : {"highest", "high", "medium"}
+        How exact the products of float32 must be, as cpuattn names it.
     """
 
     name: str
@@ -68,6 +83,31 @@ class Case:
     bias: BiasKind | None = None
     twin: str | None = None
     quick: bool = False
+    dtype: Dtype = "float32"
+    kv_dtype: Dtype = "float32"
+    precision: Precision = "highest"
+
+    @property
+    def dtypes(self) -> str:
+        """The dtypes and the precision in one word, as ``--dtypes`` takes it."""
+        if self.kv_dtype != self.dtype:
+            return f"{self.dtype}-{self.kv_dtype}"
+        if self.precision != "highest":
+            return f"{self.dtype}-{self.precision}"
+        return self.dtype
+
+    @property
+    def id(self) -> str:
+        """The name, with the dtypes unless they are float32."""
+        return self.name if self.dtypes == "float32" else f"{self.name}-{self.dtypes}"
+
+    @property
+    def tolerance(self) -> float:
+        """The error, relative to the largest output, up to which a result is right.
+
+        Who multiplies a cache of 16 bits may round the query to it.
+        """
+        return TOLERANCES["bfloat16" if self.precision == "medium" else self.kv_dtype]
 
     @property
     def shape(self) -> str:
@@ -101,7 +141,8 @@ class Case:
     @property
     def kv_bytes(self) -> int:
         """Bytes of key and value together."""
-        return 2 * 4 * self.batch * self.num_kv_heads * self.kv_len * self.head_dim
+        elements = self.batch * self.num_kv_heads * self.kv_len * self.head_dim
+        return 2 * numpy_dtype(self.kv_dtype).itemsize * elements
 
     def kv_lengths(self) -> npt.NDArray[np.int64]:
         """Return the valid keys of each batch element of a padded case."""
@@ -114,8 +155,8 @@ class Inputs:
 
     Attributes
     ----------
-    query : ndarray, shape (batch, num_heads, q_len, head_dim), float32
-    key, value : ndarray, shape (batch, num_kv_heads, kv_len, head_dim), float32
+    query : ndarray, shape (batch, num_heads, q_len, head_dim), dtype of the case
+    key, value : ndarray, shape (batch, num_kv_heads, kv_len, head_dim), kv_dtype
     mask : ndarray of bool or None, broadcasts to (batch, num_heads, q_len, kv_len)
     bias : ndarray of float32 or None, broadcasts to the same
     """
@@ -127,24 +168,37 @@ class Inputs:
     bias: FloatArray | None
 
 
-def aligned_empty(shape: tuple[int, ...], offset: int = 0) -> FloatArray:
-    """Allocate a C-contiguous float32 array that starts on a 64-byte boundary.
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the NumPy dtype of a name; bfloat16 is the one of ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def aligned_empty(
+    shape: tuple[int, ...], dtype: str = "float32", offset: int = 0
+) -> FloatArray:
+    """Allocate a C-contiguous array that starts on a 64-byte boundary.
 
     Parameters
     ----------
     shape : tuple of int
+    dtype : str
     offset : int
         Bytes past the boundary at which the data starts; NumPy's own large arrays
         usually start at 16.
 
     Returns
     -------
-    ndarray, shape ``shape``, float32
+    ndarray, shape ``shape``, dtype ``dtype``
     """
-    count = int(np.prod(shape))
-    raw = np.empty(count * 4 + 128, dtype=np.uint8)
+    element = numpy_dtype(dtype)
+    size = int(np.prod(shape)) * element.itemsize
+    raw = np.empty(size + 128, dtype=np.uint8)
     begin = (-raw.ctypes.data) % 64 + offset
-    return raw[begin : begin + count * 4].view(np.float32).reshape(shape)
+    return raw[begin : begin + size].view(element).reshape(shape)
 
 
 def block_mask(q_len: int, kv_len: int) -> BoolArray:
@@ -170,18 +224,21 @@ def make_inputs(case: Case, offset: int = 0) -> Inputs:
     """
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))
 
-    def normal(*shape: int) -> FloatArray:
-        array = aligned_empty(shape, offset)
-        rng.standard_normal(out=array, dtype=np.float32)
+    def normal(dtype: Dtype, *shape: int) -> FloatArray:
+        array = aligned_empty(shape, dtype, offset)
+        drawn = np.float64 if dtype == "float64" else np.float32
+        array[...] = rng.standard_normal(shape, dtype=drawn)
         return array
 
+    query_shape = (case.batch, case.num_heads, case.q_len, case.head_dim)
     kv_shape = (case.batch, case.num_kv_heads, case.kv_len, case.head_dim)
+    bias_shape = (1, case.num_heads, case.q_len, case.kv_len)
     return Inputs(
-        query=normal(case.batch, case.num_heads, case.q_len, case.head_dim),
-        key=normal(*kv_shape),
-        value=normal(*kv_shape),
+        query=normal(case.dtype, *query_shape),
+        key=normal(case.kv_dtype, *kv_shape),
+        value=normal(case.kv_dtype, *kv_shape),
         mask=make_mask(case, rng),
-        bias=normal(1, case.num_heads, case.q_len, case.kv_len) if case.bias else None,
+        bias=normal("float32", *bias_shape) if case.bias else None,
     )
 
 
@@ -299,18 +356,112 @@ MASKED_CASES: tuple[Case, ...] = (
     Case("padded_512_d64", "masked", 4, 8, 8, 512, 512, 64, mask="padding"),
 )
 
-CASES = PLAIN_CASES + MASKED_CASES
+FLOAT32_CASES = PLAIN_CASES + MASKED_CASES
+
+# The float32 cases of docs/benchmarks.md; of the other dtypes it has all.
+REPORT_CASES = frozenset(
+    [
+        "dense_512_d64",
+        "dense_2048_d64",
+        "dense_2048_d128",
+        "causal_512_d64",
+        "causal_2048_d64",
+        "causal_2048_d128",
+        "bert_128",
+        "minilm_32",
+        "vit_h_577",
+        "cross_attention_77",
+        "decode_gqa_1024",
+        "decode_gqa_8192",
+        "decode_gqa_32768",
+        "decode_mha_1024_d128",
+        "decode_mha_8192_d64",
+        "speculative_4_8192",
+        "speculative_8_8192",
+        "tiny_1x1x1x1x8",
+        "mask_1024_d64",
+        "block_1024_d64",
+        "bias_512_d64",
+        "padded_512_d64",
+    ]
+)
 
 
-def select_cases(names: Iterable[str], *, quick: bool = False) -> list[Case]:
+def prefill_names(*lengths: int) -> tuple[str, ...]:
+    """Name the dense and causal cases of both head dims at the given lengths."""
+    return tuple(
+        f"{group}_{length}_d{head_dim}"
+        for group in ("dense", "causal")
+        for length in lengths
+        for head_dim in (64, 128)
+    )
+
+
+MODEL_NAMES = ("bert_128", "minilm_32", "vit_h_577")
+DECODE_NAMES = (
+    "decode_gqa_1024",
+    "decode_gqa_8192",
+    "decode_gqa_32768",
+    "decode_mha_1024_d128",
+    "decode_mha_8192_d64",
+    "decode_mha_32768_d64",
+)
+PRECISION_NAMES = (
+    "dense_512_d64",
+    "dense_1024_d64",
+    "dense_2048_d64",
+    "dense_4096_d64",
+    "dense_2048_d128",
+    "causal_2048_d64",
+    "causal_2048_d128",
+    "bert_128",
+)
+DOUBLE_NAMES = ("dense_512_d64", "dense_512_d128", "dense_2048_d64", "dense_2048_d128")
+
+
+def variants(names: Iterable[str], **fields: Any) -> tuple[Case, ...]:
+    """Give float32 cases another dtype or precision."""
+    chosen = set(names)
+    return tuple(
+        replace(case, **fields) for case in FLOAT32_CASES if case.name in chosen
+    )
+
+
+def in_dtype(dtype: Dtype, names: Iterable[str]) -> tuple[Case, ...]:
+    """Give float32 cases another dtype of query, key and value."""
+    return variants(names, dtype=dtype, kv_dtype=dtype)
+
+
+OTHER_DTYPES: tuple[Case, ...] = (
+    *variants(PRECISION_NAMES, precision="high"),
+    *variants(PRECISION_NAMES, precision="medium"),
+    *in_dtype("bfloat16", prefill_names(512, 1024, 2048, 4096)),
+    *in_dtype("bfloat16", MODEL_NAMES + DECODE_NAMES),
+    *variants(DECODE_NAMES, kv_dtype="bfloat16"),
+    *in_dtype("float16", prefill_names(512, 2048) + MODEL_NAMES + DECODE_NAMES),
+    *in_dtype("float64", DOUBLE_NAMES),
+)
+CASES = FLOAT32_CASES + OTHER_DTYPES
+DTYPES = tuple(dict.fromkeys(case.dtypes for case in CASES))
+
+
+def select_cases(
+    names: Iterable[str],
+    *,
+    quick: bool = False,
+    dtypes: Iterable[str] = ("float32",),
+) -> list[Case]:
     """Choose cases by case or group name, in the order of `CASES`.
 
     Parameters
     ----------
     names : iterable of str
-        Case and group names; none of them means every case.
+        Case and group names, or "report" for the cases of docs/benchmarks.md; none of
+        them means every case.
     quick : bool
         Keep only the cases of the short run.
+    dtypes : iterable of str
+        Keep only these, of `DTYPES`.
 
     Returns
     -------
@@ -319,19 +470,32 @@ def select_cases(names: Iterable[str], *, quick: bool = False) -> list[Case]:
     Raises
     ------
     ValueError
-        If a name is neither a case nor a group.
+        If a name is neither a case nor a group, or a dtype is not one of `DTYPES`.
     """
-    wanted = set(names)
-    groups = {case.group for case in CASES}
+    wanted, kept = set(names), set(dtypes)
+    groups = {case.group for case in CASES} | {"report"}
     unknown = wanted - groups - {case.name for case in CASES}
     if unknown:
         raise ValueError(
             f"case: must be a case or a group ({', '.join(sorted(groups))}); "
             f"got {', '.join(sorted(unknown))}"
         )
+    if kept - set(DTYPES):
+        raise ValueError(
+            f"dtypes: must be of {', '.join(DTYPES)}; "
+            f"got {', '.join(sorted(kept - set(DTYPES)))}"
+        )
+
+    def is_wanted(case: Case) -> bool:
+        in_report = case.name in REPORT_CASES or case.dtypes != "float32"
+        return (
+            not wanted
+            or not wanted.isdisjoint((case.name, case.group))
+            or ("report" in wanted and in_report)
+        )
+
     return [
         case
         for case in CASES
-        if (not wanted or case.name in wanted or case.group in wanted)
-        and (case.quick or not quick)
+        if case.dtypes in kept and is_wanted(case) and (case.quick or not quick)
     ]

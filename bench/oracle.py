@@ -42,7 +42,7 @@ class Oracle:
 
         Parameters
         ----------
-        out : ndarray, shape (batch, num_heads, q_len, head_dim), float32
+        out : ndarray, shape (batch, num_heads, q_len, head_dim), any float dtype
 
         Returns
         -------
@@ -52,7 +52,12 @@ class Oracle:
         if out.shape != self.shape or not np.isfinite(out).all():
             return float("inf")
         sample = np.stack([out[batch, head][self.rows] for batch, head in self.heads])
-        return float(np.abs(sample - self.expected).max())
+        return float(np.abs(sample.astype(np.float64) - self.expected).max())
+
+    @property
+    def scale(self) -> float:
+        """The largest absolute value of the sample, what errors are relative to."""
+        return float(np.abs(self.expected).max())
 
 
 def spread(rng: np.random.Generator, size: int, limit: int) -> npt.NDArray[np.int64]:
