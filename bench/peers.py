@@ -9,7 +9,9 @@ one that is right. The fair and the unfair of each choice is in README.md.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,8 +23,10 @@ import numpy as np
 from cases import Case, FloatArray, Inputs, aligned_empty
 from measure import estimate
 from oracle import Oracle
+from roofline import vector_isa
 
-MAX_VARIANT_ERROR = 1e-4
+# The first call of a variant tells its time if it takes longer than this.
+COLD_SECONDS = 0.2
 MAX_NAIVE_BYTES = 6 << 30
 
 
@@ -46,6 +50,13 @@ class Prepared:
         Gives a context in which `call` must run (threads, ISA, modes); not timed.
     notes : list of str
         Variants that failed and why.
+    products : str
+        Of what elements the products are, as `cpuattn.explain` says it; empty means of
+        the dtype of the case.
+    isa : str or None
+        The ISA the products are limited to, None for the best of the machine.
+    seconds, max_error : float
+        What a call takes, roughly, and how wrong it is; set by `Peer.prepare`.
     """
 
     call: Callable[[], Any]
@@ -53,6 +64,10 @@ class Prepared:
     variant: str
     scope: Callable[[], AbstractContextManager[object]] = nullcontext
     notes: list[str] = field(default_factory=list)
+    products: str = ""
+    isa: str | None = None
+    seconds: float = math.inf
+    max_error: float = math.inf
 
 
 Build = Callable[[Case, Inputs, int], Prepared]
@@ -65,12 +80,9 @@ class Peer:
     ----------
     name : str
         Name on the command line and in the reports.
-    isa : str or None
-        The ISA the peer is limited to, None for the best of the machine.
     """
 
     name = ""
-    isa: str | None = None
 
     def available(self) -> str | None:
         """Return None if the peer can run here, else the reason why not."""
@@ -97,7 +109,7 @@ class Peer:
         inputs : Inputs
         threads : int
         oracle : Oracle
-            A variant that is off by more than 1e-4 is not used.
+            A variant whose error exceeds the tolerance of the case is not used.
 
         Returns
         -------
@@ -109,33 +121,43 @@ class Peer:
             If no variant works; the text tells why for each.
         """
         fastest: Prepared | None = None
-        best = float("inf")
         notes: list[str] = []
-        variants = self.variants(case)
-        for name, build in variants:
+        for name, build in self.variants(case):
             try:
                 prepared = build(case, inputs, threads)
                 with prepared.scope():
-                    error = oracle.max_error(prepared.to_numpy(prepared.call()))
-                    if error > MAX_VARIANT_ERROR and len(variants) > 1:
-                        notes.append(f"{name}: max error {error:.1e}")
+                    begin = time.perf_counter()
+                    returned = prepared.call()
+                    prepared.seconds = time.perf_counter() - begin
+                    prepared.max_error = oracle.max_error(prepared.to_numpy(returned))
+                    error = prepared.max_error / oracle.scale
+                    if error > case.tolerance:
+                        limit = f"above {case.tolerance:.0e} of the output scale"
+                        notes.append(f"{name}: error {error:.1e}, {limit}")
                         continue
-                    seconds = estimate(prepared.call) if len(variants) > 1 else 0.0
+                    if prepared.seconds < COLD_SECONDS:
+                        prepared.seconds = estimate(prepared.call)
             except Exception as failure:
                 # Whatever a library raises is a result to report, not a crash.
                 notes.append(f"{name}: {first_line(failure)}")
                 continue
-            if seconds < best:
-                fastest, best = prepared, seconds
+            if fastest is None or prepared.seconds < fastest.seconds:
+                fastest = prepared
         if fastest is None:
-            raise UnsupportedCaseError("; ".join(notes))
+            raise UnsupportedCaseError("; ".join(dict.fromkeys(notes)))
         fastest.notes = notes
+        fastest.products = fastest.products or case.dtype
         return fastest
 
 
 def first_line(error: BaseException) -> str:
-    """Return the type and the first line of an error's text, cut to 160 characters."""
+    """Return the type and the first line of an error's text, cut to 160 characters.
+
+    An `UnsupportedCaseError` needs no type: its text is the reason.
+    """
     lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, UnsupportedCaseError):
+        return lines[0]
     return f"{type(error).__name__}: {lines[0]}"[:160]
 
 
@@ -151,7 +173,8 @@ class NaivePeer(Peer):
     """Compute attention in plain NumPy: two products and a softmax between them.
 
     The rows of all query heads that share a kv head are one matrix, and the softmax
-    works in place.
+    works in place. NumPy multiplies float16 a hundred times slower than float32, so
+    arrays of 16 bits become float32 in each call.
     """
 
     name = "naive"
@@ -162,7 +185,8 @@ class NaivePeer(Peer):
 
     def variants(self, case: Case) -> list[tuple[str, Build]]:
         """Name the one way, unless its score matrix would be huge."""
-        scores = 4 * case.batch * case.num_heads * case.q_len * case.kv_len
+        itemsize = 8 if case.dtype == "float64" else 4
+        scores = itemsize * case.batch * case.num_heads * case.q_len * case.kv_len
         if scores > MAX_NAIVE_BYTES:
             raise UnsupportedCaseError(f"scores would take {scores / 2**30:.0f} GiB")
         return [("matmul", self.build)]
@@ -174,9 +198,8 @@ class NaivePeer(Peer):
         group = case.num_heads // case.num_kv_heads
         grouped = (case.batch, case.num_kv_heads, group, case.q_len, case.kv_len)
         folded = (case.batch, case.num_kv_heads, group * case.q_len, case.head_dim)
-        query = inputs.query.reshape(folded)
-        key_transposed = inputs.key.swapaxes(-1, -2)
-        scale = np.float32(1.0 / np.sqrt(case.head_dim))
+        work = np.dtype(np.float64 if case.dtype == "float64" else np.float32)
+        scale = work.type(1.0 / np.sqrt(case.head_dim))
         mask = inputs.mask
         if case.causal:
             mask = np.tri(case.q_len, case.kv_len, dtype=np.bool_)[None, None]
@@ -192,101 +215,28 @@ class NaivePeer(Peer):
         bias = None if inputs.bias is None else full(inputs.bias)
 
         def call() -> Any:
-            scores = (query * scale) @ key_transposed
+            query = inputs.query.reshape(folded).astype(work, copy=False)
+            key = inputs.key.astype(work, copy=False)
+            value = inputs.value.astype(work, copy=False)
+            scores = (query * scale) @ key.swapaxes(-1, -2)
             if hidden is not None or bias is not None:
                 whole = scores.reshape(grouped)
                 if bias is not None:
                     whole += bias
                 if hidden is not None:
-                    np.copyto(whole, np.float32(-np.inf), where=hidden)
+                    np.copyto(whole, work.type(-np.inf), where=hidden)
             scores -= scores.max(axis=-1, keepdims=True)
             np.exp(scores, out=scores)
-            out = scores @ inputs.value
+            out = scores @ value
             out /= scores.sum(axis=-1, keepdims=True)
-            return out
+            return out.astype(inputs.query.dtype, copy=False)
 
         return Prepared(
             call,
             lambda out: out.reshape(inputs.query.shape),
             "numpy matmul, in-place softmax",
             lambda: threadpool_limits(limits=threads, user_api="blas"),
-        )
-
-
-class TorchPeer(Peer):
-    """Call torch.nn.functional.scaled_dot_product_attention."""
-
-    name = "torch"
-
-    def available(self) -> str | None:
-        """Return None if torch is installed, else the reason."""
-        return missing("torch")
-
-    def variants(self, case: Case) -> list[tuple[str, Build]]:
-        """Name the one way; torch chooses its kernel itself."""
-        return [("sdpa", self.build)]
-
-    @staticmethod
-    @contextmanager
-    def scope(threads: int) -> Iterator[None]:
-        """Set torch's threads and inference mode."""
-        import torch
-
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            yield
-
-    def build(self, case: Case, inputs: Inputs, threads: int) -> Prepared:
-        """Wrap the arrays as tensors without a copy."""
-        import torch
-
-        sdpa = torch.nn.functional.scaled_dot_product_attention
-        query = torch.from_numpy(inputs.query)
-        key = torch.from_numpy(inputs.key)
-        value = torch.from_numpy(inputs.value)
-        extra = inputs.mask if inputs.mask is not None else inputs.bias
-        mask = None if extra is None else torch.from_numpy(extra)
-        grouped = case.num_heads != case.num_kv_heads
-        options: dict[str, Any] = {}
-        if mask is not None:
-            options["attn_mask"] = mask
-        if case.causal:
-            options["is_causal"] = True
-        if grouped:
-            options["enable_gqa"] = True
-        return Prepared(
-            partial(sdpa, query, key, value, **options),
-            lambda out: out.numpy(),
-            "sdpa" + "".join(f", {option}" for option in options),
-            lambda: self.scope(threads),
-        )
-
-
-class TorchFoldedPeer(TorchPeer):
-    """Call torch with the query heads of a group laid out as rows of one head.
-
-    Exact without causal or mask; what an expert may do by hand for grouped decoding.
-    Not part of the default set, since it is not what ``enable_gqa`` does.
-    """
-
-    name = "torch-folded"
-
-    def build(self, case: Case, inputs: Inputs, threads: int) -> Prepared:
-        """Reshape the query; key and value stay as they are."""
-        import torch
-
-        if case.causal or case.mask or case.bias or case.num_heads == case.num_kv_heads:
-            raise UnsupportedCaseError("only for grouped heads without mask and bias")
-        sdpa = torch.nn.functional.scaled_dot_product_attention
-        folded = (case.batch, case.num_kv_heads, -1, case.head_dim)
-        query = torch.from_numpy(inputs.query.reshape(folded))
-        key = torch.from_numpy(inputs.key)
-        value = torch.from_numpy(inputs.value)
-        return Prepared(
-            partial(sdpa, query, key, value),
-            lambda out: out.numpy().reshape(inputs.query.shape),
-            "sdpa, group folded into rows",
-            lambda: self.scope(threads),
+            products=work.name,
         )
 
 
@@ -321,9 +271,14 @@ class JaxPeer(Peer):
             )
         import jax
 
+        if case.dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+
         def move(array: Any) -> Any:
             return jax.device_put(np.ascontiguousarray(array.swapaxes(1, 2)))
 
+        if case.kv_dtype != case.dtype:
+            raise UnsupportedCaseError("query and key must have one dtype")
         query, key, value = (
             move(array) for array in (inputs.query, inputs.key, inputs.value)
         )
@@ -354,7 +309,6 @@ class CpuattnPeer(Peer):
 
     def __init__(self, isa: str | None = None, reuse_out: bool = False) -> None:
         self.name = "cpuattn" + (f"-{isa}" if isa else "") + ("-out" * reuse_out)
-        self.isa = isa or os.environ.get("CPUATTN_ISA") or None
         self._forced = isa
         self._reuse_out = reuse_out
 
@@ -401,15 +355,26 @@ class CpuattnPeer(Peer):
             options["bias"] = inputs.bias
         if case.causal:
             options["causal"] = True
+        if case.precision != "highest":
+            options["precision"] = case.precision
         if self._reuse_out:
-            options["out"] = aligned_empty(query.shape)
+            options["out"] = aligned_empty(query.shape, case.dtype)
+        chosen = cpuattn.explain(query, key, value, **options)
         with self.scope(threads):
-            variant = " ".join(
-                str(cpuattn.explain(query, key, value, **options)).split()
-            )
+            details = cpuattn.explain(query, key, value, **options)
+        isa = details["isa"]
+        products = details["products"]
+        if (
+            isa != chosen["isa"]
+            and isa == vector_isa(chosen["isa"])
+            and products == chosen["products"]
+        ):
+            raise UnsupportedCaseError(f"the same products as with {chosen['isa']}")
         return Prepared(
             partial(cpuattn.attention, query, key, value, **options),
             lambda out: np.asarray(out),
-            variant[:400],
+            " ".join(str(details).split())[:400],
             partial(self.scope, threads),
+            products=products,
+            isa=isa,
         )

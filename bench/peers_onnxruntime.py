@@ -49,7 +49,7 @@ class OnnxRuntimePeer(Peer):
 def make_session(
     node: Any,
     feeds: dict[str, ANY_ARRAY],
-    outputs: list[str],
+    outputs: dict[str, ANY_ARRAY],
     threads: int,
     opset: int = 21,
 ) -> Any:
@@ -58,9 +58,7 @@ def make_session(
     Parameters
     ----------
     node : onnx.NodeProto
-    feeds : dict of str to ndarray
-    outputs : list of str
-        Names of the float32 outputs.
+    feeds, outputs : dict of str to ndarray
     threads : int
     opset : int
         Version of the standard operator set.
@@ -70,20 +68,17 @@ def make_session(
     onnxruntime.InferenceSession
     """
     import onnxruntime
-    from onnx import TensorProto, helper
+    from onnx import helper
 
-    def info(name: str, array: ANY_ARRAY) -> Any:
+    def info(name: str, array: ANY_ARRAY, shape: list[int] | None) -> Any:
         element = helper.np_dtype_to_tensor_dtype(array.dtype)
-        return helper.make_tensor_value_info(name, element, list(array.shape))
+        return helper.make_tensor_value_info(name, element, shape)
 
     graph = helper.make_graph(
         [node],
         "attention",
-        [info(name, array) for name, array in feeds.items()],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            for name in outputs
-        ],
+        [info(name, array, list(array.shape)) for name, array in feeds.items()],
+        [info(name, array, None) for name, array in outputs.items()],
     )
     model = helper.make_model(
         graph,
@@ -156,7 +151,7 @@ def prepared(
     head_dim) as the contributed operators give it.
     """
     outputs: dict[str, ANY_ARRAY] = {"out": out, **(presents or {})}
-    session = make_session(node, feeds, list(outputs), threads, opset)
+    session = make_session(node, feeds, outputs, threads, opset)
     binding, alive = bind(session, feeds, outputs)
     run = session.run_with_iobinding
     heads_first = (0, 2, 1, 3)
@@ -244,7 +239,7 @@ def build_group_query_prefill(case: Case, inputs: Inputs, threads: int) -> Prepa
     """Build the contributed GroupQueryAttention over a prompt; always causal."""
     if case.q_len != case.kv_len:
         raise UnsupportedCaseError("only for q_len equal to kv_len")
-    past = np.empty((case.batch, case.num_kv_heads, 0, case.head_dim), np.float32)
+    past = np.empty((case.batch, case.num_kv_heads, 0, case.head_dim), inputs.key.dtype)
     feeds: dict[str, ANY_ARRAY] = {
         "query": hidden_layout(inputs.query),
         "key": hidden_layout(inputs.key),

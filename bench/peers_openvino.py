@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Run a case on OpenVINO: its ScaledDotProductAttention operation as a whole graph.
 
-Inputs are shared with NumPy without a copy; float32 is asked for explicitly, since some
-machines would otherwise compute in bfloat16.
+Inputs are shared with NumPy without a copy. The precision of the products is asked for
+explicitly: some machines would otherwise compute float32 in bfloat16.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from cases import Case, Inputs
+from cases import Case, FloatArray, Inputs, numpy_dtype
 from peers import Build, Peer, Prepared, missing
 
 
@@ -22,6 +22,31 @@ def core() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+def precision_hints(case: Case) -> tuple[str, ...]:
+    """Name the precisions that could give a right result; each is tried."""
+    if case.precision == "medium":
+        return ("bf16", "f16", "f32")
+    if case.dtype == "float16":
+        return ("f16", "f32")
+    return ("bf16", "f32") if case.kv_dtype == "bfloat16" else ("f32",)
+
+
+def to_tensor(array: Any) -> Any:
+    """Share an array with OpenVINO, which cannot read ml_dtypes."""
+    import openvino
+
+    if array.dtype == numpy_dtype("bfloat16"):
+        bits = array.view(np.uint16)
+        return openvino.Tensor(bits, bits.shape, openvino.Type.bf16)
+    return openvino.Tensor(array, shared_memory=True)
+
+
+@cache
+def bfloat16_capable() -> bool:
+    """Return whether OpenVINO multiplies bfloat16 on this CPU."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoPeer(Peer):
@@ -38,48 +63,33 @@ class OpenVinoPeer(Peer):
         return missing("openvino")
 
     def variants(self, case: Case) -> list[tuple[str, Build]]:
-        """Name the ways to do a case."""
-        if case.num_heads == case.num_kv_heads:
-            return [("sdpa", build_plain)]
-        ways: list[tuple[str, Build]] = [("sdpa, heads repeated", build_repeated)]
-        if not case.causal and case.mask is None and case.bias is None:
-            ways.insert(0, ("sdpa, group folded into rows", build_folded))
-        return ways
-
-
-def build_plain(case: Case, inputs: Inputs, threads: int) -> Prepared:
-    """Build the operation on the arrays as they are."""
-    return build(case, inputs, threads, "sdpa", query=inputs.query, group=1)
-
-
-def build_folded(case: Case, inputs: Inputs, threads: int) -> Prepared:
-    """Build the operation on the query heads of a group as rows of one head."""
-    query = inputs.query.reshape(case.batch, case.num_kv_heads, -1, case.head_dim)
-    variant = "sdpa, group folded into rows"
-    return build(case, inputs, threads, variant, query=query, group=1)
-
-
-def build_repeated(case: Case, inputs: Inputs, threads: int) -> Prepared:
-    """Build the operation behind a broadcast of the key and value heads."""
-    group = case.num_heads // case.num_kv_heads
-    variant = "sdpa, heads repeated in the graph"
-    return build(case, inputs, threads, variant, query=inputs.query, group=group)
+        """Name the ways to do a case, each in every precision that may do."""
+        ways = ["sdpa"]
+        if case.num_heads != case.num_kv_heads:
+            ways = ["sdpa, heads repeated in the graph"]
+            if not case.causal and case.mask is None and case.bias is None:
+                ways.insert(0, "sdpa, group folded into rows")
+        return [
+            (f"{way}, {hint}", partial(build, f"{way}, {hint}", hint))
+            for way in ways
+            for hint in precision_hints(case)
+        ]
 
 
 def build(
-    case: Case, inputs: Inputs, threads: int, variant: str, *, query: Any, group: int
+    variant: str, hint: str, case: Case, inputs: Inputs, threads: int
 ) -> Prepared:
     """Compile the graph and bind the inputs.
 
     Parameters
     ----------
+    variant : str
+        What becomes of grouped heads, and the hint.
+    hint : str
+        The precision of the products: "f32", "bf16" or "f16".
     case : Case
     inputs : Inputs
     threads : int
-    variant : str
-    query : ndarray, shape (batch, heads, rows, head_dim), float32
-    group : int
-        How often key and value heads are repeated.
 
     Returns
     -------
@@ -88,11 +98,16 @@ def build(
     import openvino
     from openvino import opset13 as ops
 
+    group = case.num_heads // case.num_kv_heads if "repeated" in variant else 1
+    query = inputs.query
+    if "folded" in variant:
+        query = query.reshape(case.batch, case.num_kv_heads, -1, case.head_dim)
     arrays: list[Any] = [query, inputs.key, inputs.value]
     extra = inputs.mask if inputs.mask is not None else inputs.bias
     if extra is not None:
         arrays.append(extra)
-    parameters = [ops.parameter(array.shape, array.dtype) for array in arrays]
+    tensors = [to_tensor(array) for array in arrays]
+    parameters = [ops.parameter(one.shape, one.element_type) for one in tensors]
 
     def repeat(node: Any) -> Any:
         if group == 1:
@@ -104,13 +119,18 @@ def build(
         merged = np.array([batch, heads * group, length, head_dim], np.int64)
         return ops.reshape(wide, ops.constant(merged), special_zero=False)
 
-    nodes = [parameters[0], repeat(parameters[1]), repeat(parameters[2])]
+    rows: Any = parameters[0]
+    if case.kv_dtype != case.dtype:
+        rows = ops.convert(rows, tensors[1].element_type)
+    nodes = [rows, repeat(parameters[1]), repeat(parameters[2])]
     out = ops.scaled_dot_product_attention(*nodes, *parameters[3:], causal=case.causal)
+    if case.kv_dtype != case.dtype:
+        out = ops.convert(out, tensors[0].element_type)
     compiled = core().compile_model(
         openvino.Model([out], parameters, "attention"),
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -118,7 +138,6 @@ def build(
         },
     )
     request = compiled.create_infer_request()
-    tensors = [openvino.Tensor(array, shared_memory=True) for array in arrays]
     for index, tensor in enumerate(tensors):
         request.set_input_tensor(index, tensor)
 
@@ -126,10 +145,14 @@ def build(
     def call(_alive: list[Any] = arrays) -> None:
         request.infer()
 
+    def to_numpy(_: object) -> FloatArray:
+        data: FloatArray = np.array(request.get_output_tensor(0).data)
+        return data.view(inputs.query.dtype).reshape(inputs.query.shape)
+
+    low = hint != "f32" or case.kv_dtype == "bfloat16"
     return Prepared(
         call,
-        lambda _: np.array(request.get_output_tensor(0).data).reshape(
-            inputs.query.shape
-        ),
+        to_numpy,
         variant,
+        products="bfloat16" if low and bfloat16_capable() else "float32",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Draw results: GFLOP/s against the FMA limit, GB/s against the read limit.
+"""Draw results: GFLOP/s against the rate of the products, GB/s against the read limit.
 
 ``python bench/plot.py results.json --out directory`` writes an SVG and a PNG of each
 figure for each thread count in the file.
@@ -8,7 +8,6 @@ figure for each thread count in the file.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Report = dict[str, Any]
+from results import Report, entry_of, load, of_dtypes
 
 COLORS = {
     "cpuattn": "#c1121f",
+    "cpuattn-avx512": "#7d1d24",
     "cpuattn-avx2": "#ee8a8f",
     "onnxruntime": "#33658a",
     "openvino": "#86bbd8",
@@ -31,6 +31,7 @@ COLORS = {
     "naive": "#b5b5b5",
 }
 LABELS = {
+    "cpuattn-avx512": "cpuattn, AVX-512 FMA only",
     "cpuattn-avx2": "cpuattn, AVX2 only",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -65,6 +66,9 @@ OVERVIEW_CASES = (
     "mask_1024_d64",
     "block_1024_d64",
 )
+# Cases that are drawn in every dtype.
+DTYPE_CASES = ("dense_2048_d64", "causal_2048_d128", "bert_128")
+DTYPE_MEMORY_CASES = ("decode_gqa_8192", "decode_gqa_32768", "decode_mha_1024_d128")
 TITLES = {
     "dense": "Dense prefill",
     "causal": "Causal prefill (useful FLOPs: half)",
@@ -87,28 +91,38 @@ def measured_peers(results: list[Report]) -> list[str]:
     return [name for name in COLORS if name in found]
 
 
-def by_group(results: list[Report], groups: tuple[str, ...]) -> dict[str, list[Report]]:
-    """Sort results into the given groups; a group without results is left out."""
+def by(
+    field: str, results: list[Report], values: tuple[str, ...]
+) -> dict[str, list[Report]]:
+    """Sort results by a field of their case; a value without results is left out."""
     chosen = {
-        group: [result for result in results if result["case"]["group"] == group]
-        for group in groups
+        value: [result for result in results if result["case"][field] == value]
+        for value in values
     }
-    return {group: found for group, found in chosen.items() if found}
+    return {value: found for value, found in chosen.items() if found}
 
 
-def case_label(case: Report) -> str:
-    """Name a case and its shape on two lines."""
-    return f"{case['name']}\n{case['shape']}"
+def case_label(case: Report, panel: str) -> str:
+    """Name a case in a panel, which names a group or the case itself."""
+    return str(case["dtypes"] if panel == case["name"] else case["id"])
 
 
-def draw_bars(axes: Axes, results: list[Report], peers: list[str]) -> None:
-    """Draw one group of compute-bound cases as grouped horizontal bars."""
+def product_limit(result: Report) -> tuple[float, str] | None:
+    """Return the FLOP/s that limit cpuattn in a case, and what they are of."""
+    own = entry_of(result, "cpuattn")
+    if "roof_percent" not in own:
+        return None
+    return 1e9 * own["gflops"] / (own["roof_percent"] / 100), own["roof"]
+
+
+def draw_bars(axes: Axes, panel: str, results: list[Report], peers: list[str]) -> None:
+    """Draw one panel of compute-bound cases as grouped horizontal bars."""
     height = 0.8 / len(peers)
     for index, name in enumerate(peers):
         positions, values = [], []
         for row, result in enumerate(results):
-            entry = result["peers"].get(name, {})
-            if entry.get("status") == "ok":
+            entry = entry_of(result, name)
+            if entry:
                 positions.append(row - 0.4 + (index + 0.5) * height)
                 values.append(entry["gflops"])
         axes.barh(
@@ -119,33 +133,35 @@ def draw_bars(axes: Axes, results: list[Report], peers: list[str]) -> None:
             label=LABELS.get(name, name),
         )
     for row, result in enumerate(results):
-        roofs = result["roofs"].get("fma", {})
-        if roofs:
-            limit = max(roof["median"] for roof in roofs.values()) / 1e9
+        limit = product_limit(result)
+        if limit is not None:
             axes.vlines(
-                limit,
+                limit[0] / 1e9,
                 row - 0.45,
                 row + 0.45,
                 color="#222222",
                 linewidth=1.4,
-                label="FMA limit of this machine" if row == 0 else "_nolegend_",
+                label="limit of cpuattn's products here" if row == 0 else "_nolegend_",
             )
     axes.set_yticks(range(len(results)))
-    axes.set_yticklabels([case_label(result["case"]) for result in results])
+    cases = [result["case"] for result in results]
+    axes.set_yticklabels(
+        [f"{case_label(case, panel)}\n{case['shape']}" for case in cases]
+    )
     axes.set_ylim(len(results) - 0.45, -0.55)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
 
 
 def draw_compute(
-    results: list[Report], peers: list[str], threads: int
+    chosen: dict[str, list[Report]], peers: list[str], threads: int
 ) -> Figure | None:
-    """Draw GFLOP/s of compute-bound cases against the FMA limit, a panel a group.
+    """Draw GFLOP/s against the rate of the products.
 
     Parameters
     ----------
-    results : list of dict
-        Elements of ``results`` of the JSON; other groups are left out.
+    chosen : dict
+        Panel to elements of ``results`` of the JSON.
     peers : list of str
         Whom to show.
     threads : int
@@ -155,7 +171,6 @@ def draw_compute(
     Figure or None
         None if there is nothing to show.
     """
-    chosen = by_group(results, COMPUTE_GROUPS)
     if not chosen or not peers:
         return None
     heights = [len(found) for found in chosen.values()]
@@ -169,17 +184,18 @@ def draw_compute(
         squeeze=False,
         layout="constrained",
     )
-    for axes, (group, found) in zip(all_axes[:, 0], chosen.items(), strict=True):
-        draw_bars(axes, found, peers)
-        axes.set_title(TITLES[group], loc="left", fontweight="bold")
-    all_axes[-1, 0].set_xlabel(f"useful GFLOP/s, float32, {thread_text(threads)}")
+    for axes, (panel, found) in zip(all_axes[:, 0], chosen.items(), strict=True):
+        draw_bars(axes, panel, found, peers)
+        axes.set_title(TITLES.get(panel, panel), loc="left", fontweight="bold")
+    all_axes[-1, 0].set_xlabel(f"useful GFLOP/s, {thread_text(threads)}")
     add_legend(figure, all_axes[0, 0])
     return figure
 
 
-def draw_memory(results: list[Report], peers: list[str], threads: int) -> Figure | None:
-    """Draw GB/s of key and value of memory-bound cases against the read limit."""
-    chosen = by_group(results, MEMORY_GROUPS)
+def draw_memory(
+    chosen: dict[str, list[Report]], peers: list[str], threads: int
+) -> Figure | None:
+    """Draw GB/s of key and value against the read limit; `chosen`: see draw_compute."""
     if not chosen or not peers:
         return None
     figure, all_axes = plt.subplots(
@@ -189,24 +205,25 @@ def draw_memory(results: list[Report], peers: list[str], threads: int) -> Figure
         squeeze=False,
         layout="constrained",
     )
-    for axes, (group, found) in zip(all_axes[0], chosen.items(), strict=True):
-        draw_rates(axes, found, peers)
-        axes.set_title(TITLES[group], loc="left", fontweight="bold", fontsize=9)
+    for axes, (panel, found) in zip(all_axes[0], chosen.items(), strict=True):
+        draw_rates(axes, panel, found, peers)
+        title = TITLES.get(panel, panel)
+        axes.set_title(title, loc="left", fontweight="bold", fontsize=9)
     all_axes[0, 0].set_ylabel(f"GB/s of key and value, {thread_text(threads)}")
     add_legend(figure, all_axes[0, 0])
     return figure
 
 
-def draw_rates(axes: Axes, results: list[Report], peers: list[str]) -> None:
-    """Draw one group of memory-bound cases, one column for each case."""
+def draw_rates(axes: Axes, panel: str, results: list[Report], peers: list[str]) -> None:
+    """Draw one panel of memory-bound cases, one column for each case."""
     ordered = sorted(results, key=lambda result: result["case"]["kv_bytes"])
     columns = list(range(len(ordered)))
     width = 0.8 / len(peers)
     for index, name in enumerate(peers):
         places, values = [], []
         for column, result in enumerate(ordered):
-            entry = result["peers"].get(name, {})
-            if entry.get("status") == "ok":
+            entry = entry_of(result, name)
+            if entry:
                 places.append(column - 0.4 + (index + 0.5) * width)
                 values.append(entry["kv_gbytes_per_second"])
         axes.bar(
@@ -230,8 +247,8 @@ def draw_rates(axes: Axes, results: list[Report], peers: list[str]) -> None:
     axes.set_xticks(columns)
     axes.set_xticklabels(
         [
-            f"{result['case']['name']}\n{result['case']['kv_bytes'] / 1e6:.0f} MB"
-            for result in ordered
+            f"{case_label(case, panel)}\n{case['kv_bytes'] / 1e6:.0f} MB"
+            for case in (result["case"] for result in ordered)
         ],
         rotation=35,
         ha="right",
@@ -268,27 +285,41 @@ def draw_all(document: Report, directory: Path) -> list[Path]:
     -------
     list of Path
         The files: ``overview``, ``memory`` and one for each group of compute-bound
-        cases, each with the number of threads.
+        cases in float32, ``dtypes`` and ``dtypes-memory`` with some cases in every
+        dtype, each with the number of threads.
     """
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for threads in sorted({result["threads"] for result in document["results"]}):
         results = [r for r in document["results"] if r["threads"] == threads]
-        peers = measured_peers(results)
-        few = [name for name in peers if name != "cpuattn-avx2"]
-        overview = [r for r in results if r["case"]["name"] in OVERVIEW_CASES]
         with plt.rc_context(STYLE):
-            figures = {
-                "overview": draw_compute(overview, few, threads),
-                "memory": draw_memory(results, few, threads),
-            }
-            for group, found in by_group(results, COMPUTE_GROUPS).items():
-                figures[group] = draw_compute(found, peers, threads)
-            for name, figure in figures.items():
+            for name, figure in figures(results, threads).items():
                 if figure is not None:
                     written += save(figure, directory / f"{name}-{threads}")
                     plt.close(figure)
     return written
+
+
+def figures(results: list[Report], threads: int) -> dict[str, Figure | None]:
+    """Draw every figure of one thread count, by name."""
+    plain = of_dtypes(results, "float32")
+    peers = [name for name in measured_peers(plain) if name != "cpuattn-avx512"]
+    few = [name for name in peers if name != "cpuattn-avx2"]
+    overview = [r for r in plain if r["case"]["name"] in OVERVIEW_CASES]
+    drawn = {
+        "overview": draw_compute(by("group", overview, COMPUTE_GROUPS), few, threads),
+        "memory": draw_memory(by("group", plain, MEMORY_GROUPS), few, threads),
+    }
+    for group, found in by("group", plain, COMPUTE_GROUPS).items():
+        drawn[group] = draw_compute({group: found}, peers, threads)
+    if len(plain) < len(results):
+        every = [name for name in measured_peers(results) if name != "cpuattn-avx2"]
+        for name, draw, names in (
+            ("dtypes", draw_compute, DTYPE_CASES),
+            ("dtypes-memory", draw_memory, DTYPE_MEMORY_CASES),
+        ):
+            drawn[name] = draw(by("name", results, names), every, threads)
+    return drawn
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -305,7 +336,7 @@ def main() -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
-    for path in draw_all(json.loads(options.json.read_text()), options.out):
+    for path in draw_all(load(options.json), options.out):
         print(path)
 
 

@@ -6,12 +6,14 @@ The order is the order of tables and plots.
 
 from __future__ import annotations
 
-from peers import CpuattnPeer, JaxPeer, NaivePeer, Peer, TorchFoldedPeer, TorchPeer
+from peers import CpuattnPeer, JaxPeer, NaivePeer, Peer
 from peers_onnxruntime import OnnxRuntimePeer
 from peers_openvino import OpenVinoPeer
+from peers_torch import TorchFoldedPeer, TorchPeer
 
 PEERS: tuple[Peer, ...] = (
     CpuattnPeer(),
+    CpuattnPeer(isa="avx512"),
     CpuattnPeer(isa="avx2"),
     CpuattnPeer(isa="scalar"),
     CpuattnPeer(reuse_out=True),
@@ -22,7 +24,15 @@ PEERS: tuple[Peer, ...] = (
     JaxPeer(),
     NaivePeer(),
 )
-DEFAULT_PEERS = ("cpuattn", "cpuattn-avx2", "torch", "onnxruntime", "openvino", "naive")
+DEFAULT_PEERS = (
+    "cpuattn",
+    "cpuattn-avx512",
+    "cpuattn-avx2",
+    "torch",
+    "onnxruntime",
+    "openvino",
+    "naive",
+)
 
 
 def is_own(name: str) -> bool:

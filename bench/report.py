@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from plot import OVERVIEW_CASES, draw_all
+from results import Report, load, of_dtypes
 from table import caption, markdown
 
 README_CASES = (
@@ -23,17 +22,35 @@ README_CASES = (
     "speculative_8_8192",
     "tiny_1x1x1x1x8",
 )
+# What README.md shows of the dtypes other than float32.
+README_DTYPE_CASES = (
+    "dense_2048_d128-float32-high",
+    "dense_2048_d128-float32-medium",
+    "dense_2048_d64-bfloat16",
+    "dense_2048_d128-bfloat16",
+    "causal_2048_d128-bfloat16",
+    "bert_128-bfloat16",
+    "decode_gqa_8192-bfloat16",
+    "decode_gqa_32768-bfloat16",
+    "decode_gqa_8192-float32-bfloat16",
+    "dense_2048_d128-float16",
+    "causal_2048_d128-float16",
+    "decode_gqa_8192-float16",
+    "dense_2048_d64-float64",
+)
 MARKS = "<!-- bench {label} begin -->", "<!-- bench {label} end -->"
 
 
-def replace_table(text: str, document: dict[str, Any], threads: int) -> str:
+def replace_tables(text: str, document: Report, threads: int) -> str:
     """Put the tables of a thread count between their marks in a Markdown text.
 
     Parameters
     ----------
     text : str
         Holds ``<!-- bench 1 begin -->`` and ``<!-- bench 1 end -->`` where it wants
-        the overview for 1 thread, ``<!-- bench all 1 begin -->`` ... for every case.
+        the float32 overview for 1 thread, ``<!-- bench dtypes 1 begin -->`` ... for
+        that of the other dtypes, ``<!-- bench all 1 begin -->`` ... for every case, a
+        table for each dtype.
     document : dict
         The JSON of run.py.
     threads : int
@@ -43,20 +60,36 @@ def replace_table(text: str, document: dict[str, Any], threads: int) -> str:
     str
         The text, unchanged if it has no such marks.
     """
-    overview = [r for r in document["results"] if r["case"]["name"] in README_CASES]
-    for label, results in (
-        (f"{threads}", overview),
-        (f"all {threads}", document["results"]),
+    results = [r for r in document["results"] if r["threads"] == threads]
+    for label, names in (
+        (f"{threads}", README_CASES),
+        (f"dtypes {threads}", README_DTYPE_CASES),
     ):
-        begin, end = (mark.format(label=label) for mark in MARKS)
-        if begin not in text or end not in text:
-            continue
-        head, rest = text.split(begin, 1)
-        tail = rest.split(end, 1)[1]
-        part = {**document, "results": results}
-        table = f"{markdown(part, threads)}\n\n{caption(part, threads)}"
-        text = f"{head}{begin}\n{table}\n{end}{tail}"
-    return text
+        chosen = [result for result in results if result["case"]["id"] in names]
+        text = replace_between(text, label, table_of(document, chosen, threads))
+    every = [
+        f"### {dtypes}\n\n{table_of(document, of_dtypes(results, dtypes), threads)}"
+        for dtypes in dict.fromkeys(result["case"]["dtypes"] for result in results)
+    ]
+    return replace_between(text, f"all {threads}", "\n\n".join(every))
+
+
+def table_of(document: Report, results: list[Report], threads: int) -> str:
+    """Make a table with its caption, empty without results."""
+    part = {**document, "results": results}
+    if not results:
+        return ""
+    return f"{markdown(part, threads)}\n\n{caption(part, threads)}"
+
+
+def replace_between(text: str, label: str, table: str) -> str:
+    """Put a table between the marks of a label, if there are both."""
+    begin, end = (mark.format(label=label) for mark in MARKS)
+    if not table or begin not in text or end not in text:
+        return text
+    head, rest = text.split(begin, 1)
+    tail = rest.split(end, 1)[1]
+    return f"{head}{begin}\n{table}\n{end}{tail}"
 
 
 def main() -> None:
@@ -66,12 +99,12 @@ def main() -> None:
     parser.add_argument("--readme", type=Path)
     parser.add_argument("--figures", type=Path)
     options = parser.parse_args()
-    document = json.loads(options.json.read_text())
+    document = load(options.json)
     if options.readme is not None:
         text = options.readme.read_text()
         changed = text
         for threads in sorted({result["threads"] for result in document["results"]}):
-            changed = replace_table(changed, document, threads)
+            changed = replace_tables(changed, document, threads)
         if changed == text:
             print(f"{options.readme}: nothing to change", file=sys.stderr)
         options.readme.write_text(changed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Measure this machine's float32 FMA rate and its memory read rate.
+"""Measure the rates of this machine's products and its memory read rate.
 
 Compiles roofline.cpp at first use, once per ISA, into a cache directory and calls it
 through ctypes. ``python bench/roofline.py`` prints the limits on their own.
@@ -28,17 +28,48 @@ from cases import FloatArray, aligned_empty
 
 SOURCE = Path(__file__).with_name("roofline.cpp")
 BASE_FLAGS = ("-std=c++20", "-O3", "-Wno-psabi", "-fPIC", "-shared", "-pthread")
+AVX512_FLAGS = (
+    "-mavx512f",
+    "-mprefer-vector-width=512",
+    "-DROOFLINE_VECTOR_BYTES=64",
+)
+# The widest vectors first, then what only adds products.
 ISA_FLAGS: dict[str, tuple[str, ...]] = {
-    "avx512": (
-        "-mavx512f",
-        "-mprefer-vector-width=512",
-        "-DROOFLINE_VECTOR_BYTES=64",
-    ),
+    "avx512": AVX512_FLAGS,
     "avx2": ("-mavx2", "-mfma", "-DROOFLINE_VECTOR_BYTES=32"),
     "neon": ("-DROOFLINE_VECTOR_BYTES=16",),
     "generic": ("-DROOFLINE_VECTOR_BYTES=16",),
+    "amx_bf16": (*AVX512_FLAGS, "-mamx-tile", "-mamx-bf16"),
+    "avx512_bf16": (*AVX512_FLAGS, "-mavx512bf16"),
 }
-FMA_PASS_SECONDS = 0.5e-3
+BFLOAT16_ISAS = ("amx_bf16", "avx512_bf16")
+PRODUCTS_PASS_SECONDS = 0.5e-3
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Name one rate of products: of which elements, by which instructions.
+
+    Attributes
+    ----------
+    element : {"float32", "float64", "bfloat16"}
+    isa : str
+        A key of `ISA_FLAGS`.
+    terms : int
+        How many products stand for one useful product: "bfloat16 x3" makes a float32
+        product of three of bfloat16.
+    """
+
+    element: str
+    isa: str
+    terms: int = 1
+
+    def __str__(self) -> str:
+        """Show as in the reports."""
+        unit = {"amx_bf16": "AMX", "avx512_bf16": "bfloat16 dot"}.get(self.isa, "FMA")
+        if self.element == "float64":
+            unit = f"float64 {unit}"
+        return unit + f" / {self.terms}" * (self.terms > 1)
 
 
 @dataclass(frozen=True)
@@ -137,26 +168,75 @@ def library(isa: str) -> ctypes.CDLL:
         partial.replace(target)
     loaded = ctypes.CDLL(str(target))
     loaded.roofline_flops_per_step.restype = ctypes.c_int64
-    loaded.roofline_fma.restype = None
+    loaded.roofline_products.restype = None
     loaded.roofline_read.restype = None
     return loaded
 
 
 @cache
 def supported_isas() -> tuple[str, ...]:
-    """Return the ISAs this CPU can run, the widest one first."""
+    """Return the vector ISAs this CPU can run, the widest one first."""
     baseline = library("generic")
     return tuple(
-        isa for isa in ISA_FLAGS if baseline.roofline_supports(isa.encode()) != 0
+        isa
+        for isa in ISA_FLAGS
+        if isa not in BFLOAT16_ISAS and baseline.roofline_supports(isa.encode()) != 0
     )
 
 
-def fma_rates(isa: str, threads: int, seconds: float) -> list[float]:
-    """Measure the float32 FMA rate, registers only.
+@cache
+def without_bfloat16(isa: str) -> str | None:
+    """Return None if bfloat16 products of an ISA can be measured, else the reason."""
+    if library("generic").roofline_supports(isa.encode()) == 0:
+        return f"no {'AMX' if isa == 'amx_bf16' else isa} here"
+    try:
+        library(isa)
+    except RooflineError as error:
+        return str(error)
+    return None
+
+
+def roof_of(products: str, isa: str | None) -> Roof:
+    """Return the rate that limits a computation.
 
     Parameters
     ----------
-    isa : str
+    products : str
+        What is multiplied, as `cpuattn.explain` says it: "float32", "bfloat16 x3" ...;
+        float16 is multiplied as float32.
+    isa : str or None
+        The instructions it is limited to, None for the best of the machine.
+
+    Returns
+    -------
+    Roof
+    """
+    element, _, terms = products.partition(" x")
+    if element == "bfloat16":
+        candidates = BFLOAT16_ISAS if isa is None else (isa,)
+        for unit in candidates:
+            if unit in BFLOAT16_ISAS and without_bfloat16(unit) is None:
+                return Roof("bfloat16", unit, int(terms or 1))
+    vectors = supported_isas()
+    name = vectors[0] if isa is None else vector_isa(isa)
+    return Roof(
+        "float64" if element == "float64" else "float32",
+        name if name in vectors else vectors[0],
+    )
+
+
+def vector_isa(isa: str) -> str:
+    """Return the vectors that an ISA of cpuattn computes float32 with."""
+    known = {"scalar": "generic", "amx_bf16": "avx512"}
+    return known.get(isa) or isa.partition("_")[0]
+
+
+def product_rates(roof: Roof, threads: int, seconds: float) -> list[float]:
+    """Measure the rate of products, registers only.
+
+    Parameters
+    ----------
+    roof : Roof
     threads : int
     seconds : float
         How long to measure.
@@ -164,14 +244,17 @@ def fma_rates(isa: str, threads: int, seconds: float) -> list[float]:
     Returns
     -------
     list of float
-        FLOP/s of each pass of about half a millisecond.
+        FLOP/s of each pass of about half a millisecond; every product counts, whatever
+        ``roof.terms``.
     """
-    measured = library(isa)
-    flops_per_step = measured.roofline_flops_per_step() * threads
+    measured = library(roof.isa)
+    element = roof.element.encode()
+    flops_per_step = measured.roofline_flops_per_step(element) * threads
 
     def run(passes: int, steps: int) -> npt.NDArray[np.float64]:
         times = np.empty(passes, dtype=np.float64)
-        measured.roofline_fma(
+        measured.roofline_products(
+            element,
             ctypes.c_int(threads),
             ctypes.c_int(passes),
             ctypes.c_int64(steps),
@@ -180,8 +263,9 @@ def fma_rates(isa: str, threads: int, seconds: float) -> list[float]:
         return times
 
     probe = 10000
-    steps = int(probe * FMA_PASS_SECONDS / max(float(run(5, probe).min()), 1e-9)) + 1
-    passes = max(3, round(seconds / FMA_PASS_SECONDS))
+    once = max(float(run(5, probe).min()), 1e-9)
+    steps = int(probe * PRODUCTS_PASS_SECONDS / once) + 1
+    passes = max(3, round(seconds / PRODUCTS_PASS_SECONDS))
     return [float(rate) for rate in steps * flops_per_step / run(passes, steps)]
 
 
@@ -192,7 +276,7 @@ def read_rates(
 
     Parameters
     ----------
-    arrays : list of ndarray, float32, C-contiguous
+    arrays : list of ndarray, C-contiguous
         Usually key and value of the case, so that the footprint and the memory pages
         are those of the calls it is compared with.
     variant : ReadVariant
@@ -229,6 +313,18 @@ def read_rates(
     return [float(rate) for rate in total / run(passes)]
 
 
+def measurable_roofs() -> list[Roof]:
+    """Return every rate of products that this machine and its compiler have."""
+    roofs = [
+        Roof(element, isa)
+        for element in ("float32", "float64")
+        for isa in supported_isas()
+    ]
+    return roofs + [
+        Roof("bfloat16", isa) for isa in BFLOAT16_ISAS if without_bfloat16(isa) is None
+    ]
+
+
 def main() -> None:
     """Print the limits of this machine."""
     parser = argparse.ArgumentParser(description="Measure this machine's limits.")
@@ -238,15 +334,19 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        isas = supported_isas()
+        roofs = measurable_roofs()
     except RooflineError as error:
         sys.exit(str(error))
+    for isa in BFLOAT16_ISAS:
+        reason = without_bfloat16(isa)
+        if reason is not None:
+            print(f"bfloat16 {isa}: {reason}")
     for threads in (int(text) for text in options.threads.split(",")):
-        for isa in isas:
-            rates = np.array(fma_rates(isa, threads, 0.2)) / 1e9
+        for roof in roofs:
+            rates = np.array(product_rates(roof, threads, 0.2)) / 1e9
             print(
-                f"{threads} threads  FMA {isa:8}  median {np.median(rates):8.1f}  "
-                f"best {rates.max():8.1f} GFLOP/s"
+                f"{threads} threads  {roof.element:8} {roof.isa:11}  "
+                f"median {np.median(rates):8.1f}  best {rates.max():8.1f} GFLOP/s"
             )
         for megabytes in (float(text) for text in options.megabytes.split(",")):
             array = aligned_empty((int(megabytes * 1e6) // 4,))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Measure cases on every peer in interleaved rounds, against the machine's own limits.
 
-``python bench/run.py [case or group ...] [--threads 1,2] [--json out.json]``; see
-README.md for the method. Saves after every case; ``--resume`` goes on where it stopped.
+``python bench/run.py [case or group ...] [--dtypes all] [--threads 1,2] [--json out]``;
+see README.md for the method. Saves after every case; ``--resume`` goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,20 +24,17 @@ from typing import Any
 from tqdm import tqdm
 
 import roofline
-from cases import Case, Inputs, make_inputs, select_cases
+from cases import DTYPES, Case, Inputs, make_inputs, select_cases
 from machine import LoadMeter, describe
-from measure import QuietRule, Samples, estimate, run_slice, take_slice
+from measure import QuietRule, Samples, run_slice, take_slice
 from oracle import Oracle, make_oracle
 from peers import Peer, Prepared, UnsupportedCaseError, first_line
 from registry import DEFAULT_PEERS, is_own, select_peers
+from results import FORMAT, Report, load
+from roofline import Roof
 from table import case_table
 
-FORMAT = 1
 ROOF_SLICE_SECONDS = 40e-3
-# A peer counts as float32-accurate, hence as one to be beaten, up to this error.
-ACCURATE_ERROR = 1e-5
-
-Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,24 +61,17 @@ class Contender:
         Takes one slice and returns its values: seconds, or rates of a limit.
     prepared : Prepared or None
         What a peer runs; None for a limit.
+    roof : Roof or None
+        The rate of products that limits a peer, or that this limit measures.
     """
 
     name: str
     take: Callable[[], list[float]]
     prepared: Prepared | None = None
-    max_error: float = math.nan
+    roof: Roof | None = None
     samples: Samples = field(default_factory=Samples)
     spent: float = 0.0
     failure: str | None = None
-
-
-def roof_isa(isa: str | None) -> str:
-    """Return the FMA limit that applies to a peer with the given ISA."""
-    available = roofline.supported_isas()
-    if isa is None:
-        return available[0]
-    name = "generic" if isa == "scalar" else isa.partition("_")[0]
-    return name if name in available else available[0]
 
 
 def peer_contender(
@@ -91,37 +82,39 @@ def peer_contender(
     settings: Settings,
     oracle: Oracle,
 ) -> Contender:
-    """Make a peer ready, check its result and estimate its time."""
+    """Make a peer ready and say what limits it."""
     prepared = peer.prepare(case, inputs, threads, oracle)
-    with prepared.scope():
-        max_error = oracle.max_error(prepared.to_numpy(prepared.call()))
-        seconds = estimate(prepared.call)
     runs = math.ceil(settings.min_repeats / settings.rounds)
 
     def take() -> list[float]:
         with prepared.scope():
             return run_slice(
                 prepared.call,
-                seconds,
+                prepared.seconds,
                 runs,
                 settings.slice_seconds,
                 settings.max_seconds / settings.rounds,
             )
 
-    return Contender(peer.name, take, prepared, max_error)
+    roof = None
+    if settings.roofs:
+        roof = roofline.roof_of(prepared.products, prepared.isa)
+    return Contender(peer.name, take, prepared, roof)
 
 
 def roof_contenders(
-    case: Case, inputs: Inputs, threads: int, peers: list[Peer]
+    case: Case, inputs: Inputs, threads: int, peers: list[Contender]
 ) -> list[Contender]:
     """Make the limits that the case is compared with take part in its rounds."""
-    isas = list(dict.fromkeys(roof_isa(peer.isa) for peer in peers))
+    # Three products for one are limited by the rate of one.
+    roofs = {replace(peer.roof, terms=1) for peer in peers if peer.roof is not None}
     contenders = [
         Contender(
-            f"fma {isa}",
-            partial(roofline.fma_rates, isa, threads, ROOF_SLICE_SECONDS),
+            f"{roof.element} {roof.isa}",
+            partial(roofline.product_rates, roof, threads, ROOF_SLICE_SECONDS),
+            roof=roof,
         )
-        for isa in isas
+        for roof in sorted(roofs, key=astuple)
     ]
     if case.memory_bound:
         arrays = [inputs.key, inputs.value]
@@ -178,20 +171,23 @@ def measure_case(
         except Exception as failure:
             entries[peer.name] = {"status": "failed", "reason": first_line(failure)}
     if settings.roofs:
-        contenders += roof_contenders(case, inputs, threads, peers)
+        contenders += roof_contenders(case, inputs, threads, contenders)
 
     meter = LoadMeter()
     run_rounds(case, contenders, threads, settings, step)
     roofs = summarize_roofs(contenders)
-    isa_of = {peer.name: peer.isa for peer in peers}
     for contender in contenders:
         if contender.prepared is not None:
-            isa = roof_isa(isa_of[contender.name]) if settings.roofs else None
-            entries[contender.name] = summarize_peer(case, contender, roofs, isa)
+            entry = summarize_peer(case, contender, roofs)
+            if "max_error" in entry:
+                entry["relative_error"] = entry["max_error"] / oracle.scale
+            entries[contender.name] = entry
     add_ratios(entries)
     return {
         "case": asdict(case)
         | {
+            "id": case.id,
+            "dtypes": case.dtypes,
             "shape": case.shape,
             "flops": case.flops,
             "kv_bytes": case.kv_bytes,
@@ -199,6 +195,7 @@ def measure_case(
         },
         "threads": threads,
         "roofs": roofs,
+        "out_scale": oracle.scale,
         "other_cores": meter.other_cores(),
         "peers": {peer.name: entries[peer.name] for peer in peers},
     }
@@ -212,7 +209,7 @@ def run_rounds(
     step: Callable[[str], None],
 ) -> None:
     """Let every contender take one slice a round, in a new random order each round."""
-    order = random.Random(case.name)
+    order = random.Random(case.id)
     rule = QuietRule(threads, settings.other_load, settings.quiet_wait)
     for _ in range(settings.rounds):
         shuffled = list(contenders)
@@ -224,33 +221,31 @@ def run_rounds(
                 contender.spent += take_slice(contender.samples, contender.take, rule)
             except Exception as failure:
                 contender.failure = first_line(failure)
-        step(f"{case.name} x{threads}")
+        step(f"{case.id} x{threads}")
 
 
 def summarize_roofs(contenders: list[Contender]) -> Report:
-    """Reduce the limits: FLOP/s of each ISA, bytes/s of the fastest way to read."""
-    limits = {
-        contender.name: contender.samples.summary()
-        for contender in contenders
-        if contender.prepared is None and contender.samples.runs
-    }
-    reads = {name: value for name, value in limits.items() if name.startswith("read ")}
-    roofs: Report = {
-        "fma": {
-            name.removeprefix("fma "): value
-            for name, value in limits.items()
-            if name.startswith("fma ")
-        }
-    }
-    if reads:
-        best = max(reads, key=lambda name: reads[name]["median"])
-        roofs["read"] = reads[best] | {"variant": best.removeprefix("read ")}
+    """Reduce the limits.
+
+    Returns
+    -------
+    dict
+        Element to ISA to FLOP/s, and "read" to bytes/s of the fastest way to read.
+    """
+    roofs: Report = {}
+    for contender in contenders:
+        if contender.prepared is not None or not contender.samples.runs:
+            continue
+        limit = contender.samples.summary()
+        if contender.roof is not None:
+            roofs.setdefault(contender.roof.element, {})[contender.roof.isa] = limit
+        elif limit["median"] > roofs.get("read", {"median": 0.0})["median"]:
+            variant = contender.name.removeprefix("read ")
+            roofs["read"] = limit | {"variant": variant}
     return roofs
 
 
-def summarize_peer(
-    case: Case, contender: Contender, roofs: Report, isa: str | None
-) -> Report:
+def summarize_peer(case: Case, contender: Contender, roofs: Report) -> Report:
     """Reduce a peer's runs to the figures of the report."""
     assert contender.prepared is not None
     if contender.failure or not contender.samples.runs:
@@ -261,17 +256,20 @@ def summarize_peer(
         "status": "ok",
         "variant": contender.prepared.variant,
         "notes": contender.prepared.notes,
-        "max_error": contender.max_error,
+        "products": contender.prepared.products,
+        "max_error": contender.prepared.max_error,
         "seconds": seconds,
         "gflops": case.flops / median / 1e9,
         "kv_gbytes_per_second": case.kv_bytes / median / 1e9,
     }
     limit_seconds = []
-    if isa in roofs["fma"]:
-        fma_seconds = case.flops / roofs["fma"][isa]["median"]
-        entry["fma_isa"] = isa
-        entry["fma_percent"] = 100 * fma_seconds / median
-        limit_seconds.append(fma_seconds)
+    roof = contender.roof
+    if roof is not None and roof.isa in roofs.get(roof.element, {}):
+        rate = roofs[roof.element][roof.isa]["median"] / roof.terms
+        entry["roof"] = str(roof)
+        entry["roof_isa"] = roof.isa
+        entry["roof_percent"] = 100 * case.flops / rate / median
+        limit_seconds.append(case.flops / rate)
     if "read" in roofs:
         read_seconds = case.kv_bytes / roofs["read"]["median"]
         entry["read_percent"] = 100 * read_seconds / median
@@ -287,9 +285,7 @@ def add_ratios(entries: dict[str, Report]) -> None:
     rivals = {
         name: entry["seconds"]["median"]
         for name, entry in entries.items()
-        if entry["status"] == "ok"
-        and not is_own(name)
-        and entry["max_error"] <= ACCURATE_ERROR
+        if entry["status"] == "ok" and not is_own(name)
     }
     for name, entry in entries.items():
         others = {rival: s for rival, s in rivals.items() if rival != name}
@@ -304,7 +300,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Measure attention on the CPU: cpuattn and its peers, interleaved."
     )
-    parser.add_argument("cases", nargs="*", help="case or group names; none means all")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        help="case or group names, or report: the cases of docs/benchmarks.md; "
+        "none means all",
+    )
+    parser.add_argument(
+        "--dtypes",
+        default="float32",
+        help=f"comma-separated, of {', '.join(DTYPES)}; or all",
+    )
     parser.add_argument("--threads", default="1", help="comma-separated, e.g. 1,2")
     parser.add_argument(
         "--peers", default=",".join(DEFAULT_PEERS), help="comma-separated"
@@ -352,7 +358,7 @@ def load_results(options: argparse.Namespace) -> list[Report]:
         return []
     if not options.resume:
         sys.exit(f"--json: {path} exists; pass --resume or --overwrite")
-    document = json.loads(path.read_text())
+    document = load(path)
     present = describe()
     for part in ("cpu", "versions"):
         if document["machine"][part] != present[part]:
@@ -394,7 +400,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(arguments)
     try:
-        cases = select_cases(options.cases, quick=options.quick)
+        dtypes = DTYPES if options.dtypes == "all" else options.dtypes.split(",")
+        cases = select_cases(options.cases, quick=options.quick, dtypes=dtypes)
         peers = select_peers(options.peers.split(","))
         if not options.no_roofs:
             roofline.supported_isas()
@@ -411,13 +418,13 @@ def main(arguments: list[str] | None = None) -> None:
         quiet_wait=options.quiet_wait,
     )
     results = load_results(options)
-    done = {(result["case"]["name"], result["threads"]) for result in results}
+    done = {(result["case"]["id"], result["threads"]) for result in results}
     thread_counts = [int(text) for text in options.threads.split(",")]
     todo = [
         (threads, case)
         for threads in thread_counts
         for case in cases
-        if (case.name, threads) not in done
+        if (case.id, threads) not in done
     ]
     with tqdm(total=len(todo) * settings.rounds, unit="round") as progress:
 
@@ -426,7 +433,7 @@ def main(arguments: list[str] | None = None) -> None:
             progress.update()
 
         for threads, case in todo:
-            progress.set_description(f"{case.name} x{threads}")
+            progress.set_description(f"{case.id} x{threads}")
             result = measure_case(case, threads, peers, settings, step)
             results.append(result)
             progress.write(case_table(result), file=sys.stdout)

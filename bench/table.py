@@ -7,13 +7,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 from registry import is_own
+from results import Report, load, of_dtypes
 
-Report = dict[str, Any]
+COLUMNS = {
+    "torch": "torch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "naive": "NumPy",
+}
 
 
 def duration(seconds: float) -> str:
@@ -27,6 +31,14 @@ def duration(seconds: float) -> str:
 def percent(value: float | None) -> str:
     """Show a percentage, or a dash."""
     return "-" if value is None else f"{value:.0f} %"
+
+
+def short_error(entry: Report) -> str | None:
+    """Show an error relative to the output scale, as 2e-7; None if not known."""
+    if "relative_error" not in entry:
+        return None
+    mantissa, _, exponent = f"{entry['relative_error']:.0e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if mantissa != "0" else "0"
 
 
 def spread_percent(seconds: Report) -> float:
@@ -50,8 +62,9 @@ def text_table(rows: list[list[str]]) -> str:
 def roof_line(result: Report) -> str:
     """Show the limits measured with a case."""
     parts = [
-        f"FMA {isa} {roof['median'] / 1e9:.0f} GFLOP/s"
-        for isa, roof in result["roofs"].get("fma", {}).items()
+        f"{element} {isa} {roof['median'] / 1e9:.0f} GFLOP/s"
+        for element in ("float32", "float64", "bfloat16")
+        for isa, roof in result["roofs"].get(element, {}).items()
     ]
     read = result["roofs"].get("read")
     if read:
@@ -82,11 +95,12 @@ def case_table(result: Report) -> str:
             "spread",
             "runs",
             "GFLOP/s",
-            "of FMA",
+            "of the rate of",
             "KV GB/s",
             "of read",
             "of bound",
             "max error",
+            "of scale",
             "vs best peer",
         ]
     ]
@@ -104,19 +118,20 @@ def case_table(result: Report) -> str:
                 f"{spread_percent(seconds):.1f} %{flag}",
                 str(seconds["runs"]),
                 f"{entry['gflops']:.4g}",
-                percent(entry.get("fma_percent")),
+                f"{percent(entry.get('roof_percent'))} {entry.get('roof', '')}",
                 f"{entry['kv_gbytes_per_second']:.3g}",
                 percent(entry.get("read_percent")),
                 percent(entry.get("bound_percent")),
                 f"{entry['max_error']:.1e}",
+                short_error(entry) or "-",
                 f"{entry['speedup']:.2f}x" if "speedup" in entry else "-",
             ]
         )
-    title = f"{case['name']}  {case['shape']}  {result['threads']} threads"
+    title = f"{case['id']}  {case['shape']}  {result['threads']} threads"
     variants = [
         f"{name}: {entry['variant']}"
         for name, entry in result["peers"].items()
-        if entry["status"] == "ok" and name in ("onnxruntime", "openvino")
+        if entry["status"] == "ok" and name in ("torch", "onnxruntime", "openvino")
     ]
     return "\n".join(
         ["", title, roof_line(result), text_table(rows), *variants, *failures]
@@ -143,39 +158,73 @@ def markdown(document: Report, threads: int) -> str:
     Parameters
     ----------
     document : dict
-        The JSON of run.py.
+        The JSON of run.py. With results of several dtypes the table names them.
     threads : int
         Which runs to show.
 
     Returns
     -------
     str
+        The table, and below it why a library has no figures.
     """
-    lines = [
-        "| case | batch x heads[/kv] x q_len x kv_len x head_dim | cpuattn | of the "
-        "machine's limit | torch | ONNX Runtime | OpenVINO | NumPy | against the "
-        "fastest peer |",
-        "|---|---|---|---|---|---|---|---|---|",
+    results = [r for r in document["results"] if r["threads"] == threads]
+    several = len({result["case"]["dtypes"] for result in results}) > 1
+    header = [
+        "case",
+        *(["dtype"] if several else []),
+        "batch x heads[/kv] x q_len x kv_len x head_dim",
+        "cpuattn",
+        "of the machine's limit",
+        *COLUMNS.values(),
+        "against the fastest peer",
     ]
-    for result in document["results"]:
-        if result["threads"] != threads:
-            continue
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for result in results:
         case = result["case"]
         own = result["peers"].get("cpuattn", {"status": "absent"})
-        cells = [case["name"], case["shape"], cell(own), limit_cell(case, own)]
-        for name in ("torch", "onnxruntime", "openvino", "naive"):
-            cells.append(cell(result["peers"].get(name, {"status": "absent"})))
+        cells = [
+            case["name"],
+            *([case["dtypes"]] if several else []),
+            case["shape"],
+            cell(own),
+            limit_cell(case, own),
+            *(
+                cell(result["peers"].get(name, {"status": "absent"}))
+                for name in COLUMNS
+            ),
+        ]
         speedup = own.get("speedup")
         text = "-" if speedup is None else f"{speedup:.2f}x"
         cells.append(f"**{text}**" if speedup is not None and speedup < 1 else text)
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "".join(f"\n\n{line}" for line in refusals(results))
+
+
+def refusals(results: list[Report]) -> list[str]:
+    """Say which libraries have no figures in which dtype, and their reason."""
+    lines = []
+    for dtypes in dict.fromkeys(result["case"]["dtypes"] for result in results):
+        cases = of_dtypes(results, dtypes)
+        for name, title in COLUMNS.items():
+            found: dict[str, list[str]] = {}
+            for result in cases:
+                entry = result["peers"].get(name, {"status": "ok"})
+                if entry["status"] != "ok":
+                    # The reason of each way to call it; the first one says enough.
+                    reason = str(entry["reason"]).split("; ")[0].replace("|", "/")
+                    found.setdefault(reason, []).append(result["case"]["name"])
+            for reason, names in found.items():
+                where = "" if len(names) == len(cases) else f" ({', '.join(names)})"
+                lines.append(f"{title}, {dtypes}{where}: {reason}")
+    return lines
 
 
 def cell(entry: Report) -> str:
-    """Show a peer's time in a Markdown cell."""
+    """Show a peer's time, and its error if known, in a Markdown cell."""
     if entry["status"] == "ok":
-        return duration(entry["seconds"]["median"])
+        error = short_error(entry)
+        time = duration(entry["seconds"]["median"])
+        return time if error is None else f"{time} ({error})"
     return str(entry["status"]) if entry["status"] != "absent" else "-"
 
 
@@ -183,8 +232,8 @@ def limit_cell(case: Report, entry: Report) -> str:
     """Show how much of the limit a peer reaches: of the read rate or of FMA."""
     if case["memory_bound"] and "read_percent" in entry:
         return f"{entry['read_percent']:.0f} % of reads"
-    if case["group"] != "tiny" and "fma_percent" in entry:
-        return f"{entry['fma_percent']:.0f} % of FMA"
+    if case["group"] != "tiny" and "roof_percent" in entry:
+        return f"{entry['roof_percent']:.0f} % of {entry['roof']}"
     return "-"
 
 
@@ -192,11 +241,29 @@ def caption(document: Report, threads: int) -> str:
     """Say in one paragraph what the table was measured with."""
     machine, settings = document["machine"], document["settings"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+    results = [r for r in document["results"] if r["threads"] == threads]
+    dtypes = dict.fromkeys(result["case"]["dtypes"] for result in results)
+    errors = ""
+    if any("out_scale" in result for result in results):
+        errors = "in parentheses the largest error relative to the largest output; "
+    runs = f"{settings['min_repeats']} runs"
+    if fewest_runs(results) < settings["min_repeats"]:
+        runs += f" ({fewest_runs(results)} where calls are slow)"
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {threads} thread"
-        f"{'s' * (threads > 1)}, float32; medians of at least "
-        f"{settings['min_repeats']} runs in {settings['rounds']} interleaved rounds "
+        f"{'s' * (threads > 1)}, {', '.join(dtypes)}; {errors}medians of at least "
+        f"{runs} in {settings['rounds']} interleaved rounds "
         f"(governor: {machine['governor'] or 'not readable'}). {versions}."
+    )
+
+
+def fewest_runs(results: list[Report]) -> int:
+    """Return the smallest number of runs behind any median."""
+    return min(
+        int(entry["seconds"]["runs"])
+        for result in results
+        for entry in result["peers"].values()
+        if entry["status"] == "ok"
     )
 
 
@@ -205,8 +272,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print results as Markdown.")
     parser.add_argument("json", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtypes", help="comma-separated; default: all in the file")
     options = parser.parse_args()
-    document = json.loads(options.json.read_text())
+    document = load(options.json)
+    if options.dtypes:
+        kept = of_dtypes(document["results"], *options.dtypes.split(","))
+        document = {**document, "results": kept}
     print(markdown(document, options.threads))
     print()
     print(caption(document, options.threads))
