@@ -5,8 +5,9 @@
 // Products: kChains independent accumulators in registers, each one instruction per step;
 // no memory operand. float32 and float64: fused multiply-add. 2 instructions a cycle at a
 // latency of 4 or 5 need 8 to 10 chains; x86 before AVX-512 has 16 vector registers,
-// AVX-512 and arm64 have 32. bfloat16: VDPBF16PS, 2 products a lane; or TDPBF16PS on AMX,
-// 16 x 16 x 32 products: 4 of the 8 tiles accumulate, a latency of 52 at one each 16 cycles.
+// AVX-512 and arm64 have 32. bfloat16: VDPBF16PS, 2 products a lane; BFMMLA on arm64, 4 a lane;
+// or TDPBF16PS on AMX, 16 x 16 x 32 products: 4 of the 8 tiles accumulate, a latency of 52 at
+// one each 16 cycles.
 // Read: every vector of the given ranges is loaded once per pass and folded into one of
 // 8 accumulators by exclusive or (latency 1), so that only the loads can limit.
 // Threads meet at a barrier before and after each pass; the calling thread takes the time.
@@ -16,6 +17,9 @@
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include <sys/auxv.h>
 #endif
 
 #include <atomic>
@@ -183,12 +187,35 @@ void bfloat16_steps(int64_t steps) {
   float_sink = sum[0];
 }
 
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+
+constexpr int64_t kTileProducts = kChains * 16;
+
+void bfloat16_steps(int64_t steps) {
+  // Rows of 1 and columns of 1, 1, -1, -1: the sums stay as they are. The bits are volatile
+  // because GCC 12 writes a constant of bfloat16 as one of float16.
+  volatile uint64_t one_bits = 0x3F803F803F803F80;
+  volatile uint64_t sign_bits = 0xBF80BF803F803F80;
+  const bfloat16x8_t ones = vreinterpretq_bf16_u64(vdupq_n_u64(one_bits));
+  const bfloat16x8_t signs = vreinterpretq_bf16_u64(vdupq_n_u64(sign_bits));
+  float32x4_t chains[kChains];
+  for (int64_t i = 0; i < kChains; ++i) chains[i] = vdupq_n_f32(one_source);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 32
+    for (int64_t i = 0; i < kChains; ++i) chains[i] = vbfmmlaq_f32(chains[i], ones, signs);
+  }
+  float32x4_t sum = chains[0];
+  for (int64_t i = 1; i < kChains; ++i) sum = vaddq_f32(sum, chains[i]);
+  float_sink = vgetq_lane_f32(sum, 0);
+}
+
 #endif
 
 constexpr Products kProducts[] = {
     {"float32", 2 * kChains * kVectorBytes / 4, fma_steps<VecF32, float>},
     {"float64", 2 * kChains * kVectorBytes / 8, fma_steps<VecF64, double>},
-#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
+#if defined(__AMX_BF16__) || defined(__AVX512BF16__) || \
+    defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
     {"bfloat16", 2 * kTileProducts, bfloat16_steps},
 #endif
 };
@@ -272,7 +299,9 @@ int roofline_supports(const char* isa) {
     return __builtin_cpu_supports("avx512f") && has_amx_bf16();
   }
 #elif defined(__aarch64__)
+  constexpr unsigned long kBf16 = 1UL << 14;  // HWCAP2_BF16
   if (std::strcmp(isa, "neon") == 0) return 1;
+  if (std::strcmp(isa, "neon_bf16") == 0) return (getauxval(AT_HWCAP2) & kBf16) != 0;
 #endif
   return std::strcmp(isa, "generic") == 0;
 }

@@ -41,8 +41,13 @@ ISA_FLAGS: dict[str, tuple[str, ...]] = {
     "generic": ("-DROOFLINE_VECTOR_BYTES=16",),
     "amx_bf16": (*AVX512_FLAGS, "-mamx-tile", "-mamx-bf16"),
     "avx512_bf16": (*AVX512_FLAGS, "-mavx512bf16"),
+    "neon_bf16": ("-DROOFLINE_VECTOR_BYTES=16", "-march=armv8.2-a+bf16"),
 }
-BFLOAT16_ISAS = ("amx_bf16", "avx512_bf16")
+BFLOAT16_UNITS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "bfloat16 dot",
+    "neon_bf16": "BFMMLA",
+}
 PRODUCTS_PASS_SECONDS = 0.5e-3
 
 
@@ -66,7 +71,7 @@ class Roof:
 
     def __str__(self) -> str:
         """Show as in the reports."""
-        unit = {"amx_bf16": "AMX", "avx512_bf16": "bfloat16 dot"}.get(self.isa, "FMA")
+        unit = BFLOAT16_UNITS.get(self.isa, "FMA")
         if self.element == "float64":
             unit = f"float64 {unit}"
         return unit + f" / {self.terms}" * (self.terms > 1)
@@ -180,7 +185,7 @@ def supported_isas() -> tuple[str, ...]:
     return tuple(
         isa
         for isa in ISA_FLAGS
-        if isa not in BFLOAT16_ISAS and baseline.roofline_supports(isa.encode()) != 0
+        if isa not in BFLOAT16_UNITS and baseline.roofline_supports(isa.encode()) != 0
     )
 
 
@@ -188,7 +193,7 @@ def supported_isas() -> tuple[str, ...]:
 def without_bfloat16(isa: str) -> str | None:
     """Return None if bfloat16 products of an ISA can be measured, else the reason."""
     if library("generic").roofline_supports(isa.encode()) == 0:
-        return f"no {'AMX' if isa == 'amx_bf16' else isa} here"
+        return f"no {BFLOAT16_UNITS[isa]} here"
     try:
         library(isa)
     except RooflineError as error:
@@ -213,9 +218,9 @@ def roof_of(products: str, isa: str | None) -> Roof:
     """
     element, _, terms = products.partition(" x")
     if element == "bfloat16":
-        candidates = BFLOAT16_ISAS if isa is None else (isa,)
+        candidates = list(BFLOAT16_UNITS) if isa is None else [isa]
         for unit in candidates:
-            if unit in BFLOAT16_ISAS and without_bfloat16(unit) is None:
+            if unit in BFLOAT16_UNITS and without_bfloat16(unit) is None:
                 return Roof("bfloat16", unit, int(terms or 1))
     vectors = supported_isas()
     name = vectors[0] if isa is None else vector_isa(isa)
@@ -321,7 +326,7 @@ def measurable_roofs() -> list[Roof]:
         for isa in supported_isas()
     ]
     return roofs + [
-        Roof("bfloat16", isa) for isa in BFLOAT16_ISAS if without_bfloat16(isa) is None
+        Roof("bfloat16", isa) for isa in BFLOAT16_UNITS if without_bfloat16(isa) is None
     ]
 
 
@@ -337,7 +342,7 @@ def main() -> None:
         roofs = measurable_roofs()
     except RooflineError as error:
         sys.exit(str(error))
-    for isa in BFLOAT16_ISAS:
+    for isa in BFLOAT16_UNITS:
         reason = without_bfloat16(isa)
         if reason is not None:
             print(f"bfloat16 {isa}: {reason}")
