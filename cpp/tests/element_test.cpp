@@ -59,7 +59,7 @@ void test_narrow(Report& report, const HalfFormat& format) {
     report.expect(got == want, "%a: got %#x, expected %#x", static_cast<double>(x), got, want);
   };
   for_half_boundaries(format, check);
-  for_float_samples(251, check);
+  for_float_samples(1021, check);
 }
 
 // Where a reader would look first.

@@ -2,10 +2,12 @@
 // What the tests compute with: arrays that end where readable memory ends, and random numbers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "kernels/element.h"
 
@@ -19,35 +21,16 @@ namespace cpuattn {
 namespace {
 
 // `size` bytes whose last one is followed by a page that faults on any access (on POSIX). Filled
-// with 0xff, which reads as NaN.
+// with 0xff, which reads as NaN. Pages are used again by later arrays: one thread makes them.
 class GuardedArray {
  public:
-  explicit GuardedArray(int64_t size) : size_(static_cast<size_t>(size)) {
-#ifdef CPUATTN_TEST_GUARD
-    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    mapped_ = (size_ + page - 1) / page * page + page;
-    void* base = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) out_of_memory();
-    base_ = static_cast<char*>(base);
-    if (mprotect(base_ + mapped_ - page, page, PROT_NONE) != 0) out_of_memory();
-    data_ = base_ + mapped_ - page - size_;
-#else
-    mapped_ = size_ + 64;
-    base_ = static_cast<char*>(std::malloc(mapped_));
-    if (base_ == nullptr) out_of_memory();
-    data_ = base_ + (64 - reinterpret_cast<uintptr_t>(base_) % 64) % 64;
-#endif
+  explicit GuardedArray(int64_t size) : size_(static_cast<size_t>(size)), pages_(take(size_)) {
+    data_ = pages_.end - size_;
     std::memset(data_, 0xff, size_);
   }
   GuardedArray(const GuardedArray&) = delete;
   GuardedArray& operator=(const GuardedArray&) = delete;
-  ~GuardedArray() {
-#ifdef CPUATTN_TEST_GUARD
-    munmap(base_, mapped_);
-#else
-    std::free(base_);
-#endif
-  }
+  ~GuardedArray() { unused().push_back(pages_); }
 
   char* data() const { return data_; }
   char* end() const { return data_ + size_; }
@@ -57,14 +40,54 @@ class GuardedArray {
   }
 
  private:
+  // Readable memory up to a page that is not.
+  struct Pages {
+    size_t size = 0;
+    char* end = nullptr;
+  };
+
+  static std::vector<Pages>& unused() {
+    static std::vector<Pages> list;
+    return list;
+  }
+
+  static Pages take(size_t size) {
+    std::vector<Pages>& list = unused();
+    const auto fits = [&](const Pages& pages) { return pages.size >= size; };
+    const auto found = std::find_if(list.rbegin(), list.rend(), fits);
+    if (found == list.rend()) return map(size);
+    const Pages pages = *found;
+    *found = list.back();
+    list.pop_back();
+    return pages;
+  }
+
+  static Pages map(size_t size) {
+#ifdef CPUATTN_TEST_GUARD
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t readable = (size + page - 1) / page * page;
+    void* base =
+        mmap(nullptr, readable + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) out_of_memory();
+    char* const end = static_cast<char*>(base) + readable;
+    if (mprotect(end, page, PROT_NONE) != 0) out_of_memory();
+    return {readable, end};
+#else
+    const size_t readable = (size + 63) / 64 * 64;
+    char* const base = static_cast<char*>(std::malloc(readable + 64));
+    if (base == nullptr) out_of_memory();
+    return {readable, base + (64 - reinterpret_cast<uintptr_t>(base) % 64) % 64 + readable};
+#endif
+  }
+
   [[noreturn]] static void out_of_memory() {
     std::printf("cannot map memory for a test\n");
     std::exit(1);
   }
 
-  size_t size_, mapped_ = 0;
-  char* base_ = nullptr;
-  char* data_ = nullptr;
+  size_t size_;
+  Pages pages_;
+  char* data_;
 };
 
 constexpr DType kFloatDtypes[] = {DType::kFloat32, DType::kFloat64, DType::kFloat16,
