@@ -236,7 +236,9 @@ inline void KernelProblem::make_bias() {
     bias_ = volume(q_len, group, kv_len, dtypes_.bias, any_shared());
     fill(bias_, q_len, group, kv_len, 3.0);
     for (int64_t i = 0; i < q_len * kv_len / 10; ++i) {
-      bias_.set(random_.below(q_len), random_.below(group), random_.below(kv_len), -kInfinity);
+      const int64_t token = random_.below(q_len);
+      const int64_t head = random_.below(group);
+      bias_.set(token, head, random_.below(kv_len), -kInfinity);
     }
   }
   if (has(kAlibi)) slopes_ = volume(1, group, 1, dtypes_.heads);
@@ -329,12 +331,11 @@ inline void KernelProblem::poison() {
     bool seen = false;
     for (int64_t row = 0; row < rows() && !seen; ++row) seen = visible(row, key);
     if (seen ? !has(kSomeNan) || !random_.chance(5) : !has(kHiddenNan)) continue;
-    const double bad[] = {kNan, kInfinity, -kInfinity};
-    if (sizes_.head_dim_v > 0) {
-      value_.set(key, 0, random_.below(sizes_.head_dim_v), bad[random_.below(3)]);
-    }
+    const int64_t kind = random_.below(3);
+    const double bad = kind == 0 ? kNan : kind == 1 ? kInfinity : -kInfinity;
+    if (sizes_.head_dim_v > 0) value_.set(key, 0, random_.below(sizes_.head_dim_v), bad);
     if (sizes_.head_dim > 0 && (!seen || random_.chance(30))) {
-      key_.set(key, 0, random_.below(sizes_.head_dim), seen ? kNan : bad[random_.below(3)]);
+      key_.set(key, 0, random_.below(sizes_.head_dim), seen ? kNan : bad);
     }
   }
 }
@@ -399,7 +400,7 @@ inline double KernelProblem::score(int64_t row, int64_t key, double& reach) cons
     x -= distance;
     terms += distance;
   }
-  reach = std::max(reach, terms);
+  if (std::isfinite(terms)) reach = std::max(reach, terms);
   return x;
 }
 
@@ -427,15 +428,18 @@ inline ExpectedRow KernelProblem::expected(int64_t row) const {
   if (has(kSinks) && item_.start_from_sinks) {
     want.max = sinks_.number(0, row % sizes_.group, 0) * log2e;
   }
+  constexpr double none = -std::numeric_limits<double>::infinity();
   const double sink = want.max;
+  bool scored = sink != none;
   if (std::isfinite(sink)) want.reach = std::abs(sink) / log2e;
   for (int64_t key = item_.kv_begin; key < item_.kv_end; ++key) {
     if (!visible(row, key)) continue;
     const double x = score(row, key, want.reach) * log2e;
     scores[static_cast<size_t>(key)] = x;
     want.max = std::max(want.max, x);
+    scored = scored || x != none;  // NaN is a score
   }
-  const double none = -std::numeric_limits<double>::infinity();
+  if (!scored) return want;  // a row whose scores are all -inf sees no key
   if (sink != none) want.sum = std::exp2(sink - want.max);
   for (int64_t key = item_.kv_begin; key < item_.kv_end; ++key) {
     if (!visible(row, key)) continue;

@@ -57,6 +57,7 @@ struct Context {
 // own numbers, besides those to terms of bfloat16 where it multiplies these. A result of 16 bits
 // may be half a unit of its last place further off, and numbers as small as kTiny do not count.
 constexpr double kRoundings = 8.0;
+constexpr double kRoundings64 = 12.0;  // float64: the expected results have errors as well
 constexpr double kShortExp2 = 4.0e-6;  // of kernels/vmath.inl.h, for weights of one term
 constexpr double kTiny = 1.0e-30;
 double largest_error = 0.0;  // of all results so far, of what is allowed
@@ -81,7 +82,8 @@ struct Allowed {
   double factor;  // of a weight times a value
 };
 Allowed allowed(const Which& which, const DTypes& dtypes, const ExpectedRow& want) {
-  const double own = kRoundings * (which.multiplies == DType::kFloat64 ? 0x1p-53 : 0x1p-24);
+  const double own =
+      which.multiplies == DType::kFloat64 ? kRoundings64 * 0x1p-53 : kRoundings * 0x1p-24;
   if (which.multiplies != DType::kBFloat16) {
     const double weight = own * (1.0 + want.reach);
     return {own, weight, weight};
