@@ -7,8 +7,7 @@ namespace cpuattn {
 namespace CPUATTN_ISA {
 namespace {
 
-// acc[m][n] = sum_k a(m, k) * b[k][n], k < depth, where vectors n of unit k lie at b + k *
-// b_stride.
+// acc[m][n] = sum_k a(m, k) * b[k][n], k < depth; vector n of unit k lies at b + k * b_stride.
 template <int M, int N>
 CPUATTN_INLINE void accumulate(StridedOperand a, const Unit* b, int64_t b_stride, int64_t depth,
                                Vec (&acc)[M][N]) {

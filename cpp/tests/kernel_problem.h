@@ -442,7 +442,7 @@ inline ExpectedRow KernelProblem::expected(int64_t row) const {
   if (!scored) return want;  // a row whose scores are all -inf sees no key
   if (sink != none) want.sum = std::exp2(sink - want.max);
   for (int64_t key = item_.kv_begin; key < item_.kv_end; ++key) {
-    if (!visible(row, key)) continue;
+    if (!visible(row, key) || scores[static_cast<size_t>(key)] == none) continue;
     const double weight = std::exp2(scores[static_cast<size_t>(key)] - want.max);
     want.weights[static_cast<size_t>(key)] = weight;
     want.sum += weight;

@@ -4,8 +4,8 @@
 //
 // BFDOT rounds the sum of the two products and then the sum with `c`, both to odd (an inexact
 // result gets an odd last bit: off by less than one unit, without drift), treats denormals as zero
-// and flushes denormal sums, whatever FPCR says. Where FPCR.EBF is set, which the library leaves
-// alone, it is one rounding of all three, as FPCR says.
+// and flushes denormal sums. With FPCR.EBF, which the library does not set, both round as FPCR
+// says.
 #pragma once
 
 #include <arm_neon.h>

@@ -2,9 +2,7 @@
 // The innermost product of tile_gemm.inl.h for arm64 FEAT_BF16, by BFMMLA: 16 products an
 // instruction.
 //
-//   C[2][2] += A[2][4] * B[2][4]^T       two rows of A, two lanes of B, two units (four elements)
-//   of
-//                                        depth: a square
+//   C[2][2] += A[2][4] * B[2][4]^T      a square: two rows of A, two lanes of B, two units of depth
 //
 // Units lie as for every other ISA. Two units of two rows of A come together in a register while
 // they are loaded, vectors of B are zipped, and the squares of C are sorted into vectors after the
@@ -27,8 +25,6 @@ CPUATTN_INLINE Operand square_of_units(const Unit* p, int64_t row_step, int64_t 
     __builtin_memcpy(&units, q, sizeof units);
     return units;
   };
-  const auto at = [=](int m, int k)
-                      CPUATTN_LAMBDA { return k < kUnits ? p[m * row_step + k * step].bits : 0; };
   uint32x4_t square;
   // Keys have adjacent units along the depth, values across it: known where this is inlined.
   if (kUnits == 2 && __builtin_constant_p(step) && step == 1) {
@@ -37,7 +33,9 @@ CPUATTN_INLINE Operand square_of_units(const Unit* p, int64_t row_step, int64_t 
     const uint32x2_t none = vdup_n_u32(0);
     square = vzip1q_u32(vcombine_u32(two(p), none), vcombine_u32(two(p + step), none));
   } else {
-    const uint32_t bits[4] = {at(0, 0), at(0, 1), at(1, 0), at(1, 1)};
+    constexpr bool kBoth = kUnits == 2;
+    const uint32_t bits[4] = {p[0].bits, kBoth ? p[step].bits : 0, p[row_step].bits,
+                              kBoth ? p[row_step + step].bits : 0};
     square = vld1q_u32(bits);
   }
   return vreinterpretq_bf16_u32(square);
