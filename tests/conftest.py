@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> list[str]:
     names = ", ".join(
-        row["name"] + ("" if row["usable"] else " (not usable)")
+        row["name"] + ("" if row["usable"] else f" (not usable: {row['reason']})")
         for row in COMPILED_ISAS
     )
     return [f"CPUATTN_TEST_SEED={SEED}", f"compiled ISAs: {names}"]
@@ -37,34 +37,38 @@ def pytest_runtest_makereport(
     return report
 
 
+def case_of(item: pytest.Item) -> str:
+    """Return the name of a test and its parameters, without the ISA."""
+    parameters = getattr(item, "callspec", None)
+    isa = parameters.params.get("isa") if parameters else None
+    return item.nodeid.replace(f"[{isa}", "[isa", 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run each case on every ISA in a row: they are compared with the same results."""
+    first: dict[str, int] = {}
+    for n, item in enumerate(items):
+        first.setdefault(case_of(item), n)
+    items.sort(key=lambda item: first[case_of(item)])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if EMULATED and item.get_closest_marker("native"):
         pytest.skip("CPUATTN_TEST_PYTHON is set: the figures would be the emulator's")
 
 
-def force(name: str) -> Iterator[str]:
-    """Force an ISA for the time of one test, or skip with the reason it cannot run."""
-    row = next(row for row in COMPILED_ISAS if row["name"] == name)
-    if not row["usable"]:
-        pytest.skip(f"{name}: {row['reason']}")
-    cpuattn._core.set_isa(name)
+@pytest.fixture(params=cpuattn.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every ISA that this build holds and this CPU can run, forced for one test."""
+    cpuattn._core.set_isa(request.param)
     try:
-        assert cpuattn._core.isa() == name
-        yield name
+        assert cpuattn._core.isa() == request.param
+        yield request.param
     finally:
         cpuattn._core.set_isa(None)
-
-
-@pytest.fixture(params=[row["name"] for row in COMPILED_ISAS])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every ISA that this build holds, forced one after the other."""
-    yield from force(request.param)
 
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Return a generator that depends on the test and its parameters, not the ISA."""
-    name = request.node.nodeid
-    if "isa" in request.fixturenames:
-        name = name.replace(str(request.getfixturevalue("isa")), "isa")
-    return rng_for(name)
+    return rng_for(case_of(request.node))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dtypes import FLOAT32, Dtypes
 from support import Array, normal, qkv
 
 
@@ -30,10 +31,13 @@ class Sizes:
         return (*self.batch, self.heads, self.q_len, self.kv_len)
 
     def qkv(
-        self, rng: np.random.Generator, layout: str = "bhsd"
+        self,
+        rng: np.random.Generator,
+        layout: str = "bhsd",
+        dtypes: Dtypes = FLOAT32,
     ) -> tuple[Array, Array, Array]:
         """Random query, key and value of these sizes."""
-        return qkv(rng, layout=layout, **self.__dict__)
+        return qkv(rng, layout=layout, dtypes=dtypes, **self.__dict__)
 
 
 def block_mask(rng: np.random.Generator, s: Sizes, block: int = 32) -> Array:

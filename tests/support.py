@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import shlex
 import subprocess
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 import cpuattn
 from cpuattn import reference
+from dtypes import BFLOAT16, FLOAT32, Dtypes
 
 Array = NDArray[Any]
 
@@ -34,9 +37,11 @@ def rng_for(name: str) -> np.random.Generator:
     return np.random.default_rng([SEED, zlib.crc32(name.encode())])
 
 
-def normal(rng: np.random.Generator, *shape: int) -> Array:
-    """Return float32 numbers, normally distributed."""
-    return rng.standard_normal(shape, dtype=np.float32)
+def normal(rng: np.random.Generator, *shape: int, dtype: Any = np.float32) -> Array:
+    """Return normally distributed numbers that use every digit of the dtype."""
+    if dtype == np.float64:
+        return rng.standard_normal(shape)
+    return rng.standard_normal(shape, dtype=np.float32).astype(dtype, copy=False)
 
 
 def qkv(
@@ -50,14 +55,15 @@ def qkv(
     head_dim: int = 16,
     head_dim_v: int | None = None,
     layout: str = "bhsd",
+    dtypes: Dtypes = FLOAT32,
 ) -> tuple[Array, Array, Array]:
     """Return random query, key and value of one problem."""
     kv_heads = heads if kv_heads is None else kv_heads
     head_dim_v = head_dim if head_dim_v is None else head_dim_v
-    shapes = (heads, q_len, head_dim), (kv_heads, kv_len, head_dim)
-    query, key, value = (
-        normal(rng, *batch, *shape)
-        for shape in (*shapes, (kv_heads, kv_len, head_dim_v))
+    query = normal(rng, *batch, heads, q_len, head_dim, dtype=dtypes.query)
+    key, value = (
+        normal(rng, *batch, kv_heads, kv_len, width, dtype=dtypes.cache)
+        for width in (head_dim, head_dim_v)
     )
     if layout == "bshd":
         query, key, value = (
@@ -71,53 +77,220 @@ def as_tuple(returned: Array | tuple[Array, ...]) -> tuple[Array, ...]:
     return returned if isinstance(returned, tuple) else (returned,)
 
 
+def assert_same(ours: Array, expected: Array) -> None:
+    """Assert equal dtypes and equal numbers, NaN included, to the bit."""
+    assert ours.dtype == expected.dtype
+    # NumPy does not know NaN in arrays of bfloat16.
+    np.testing.assert_array_equal(
+        *(x.astype(np.float32) if x.dtype == BFLOAT16 else x for x in (ours, expected))
+    )
+
+
 def check(
     ours: Array,
     oracle: Array,
     naive: Array | Sequence[Array],
     scale: float | None = None,
 ) -> None:
-    """Assert that `ours` is as good as the naive computation in its own dtype.
-
-    NaN and Inf lie where the oracle has them. Elsewhere the greatest error is at most
-    twice that of the naive computation (of the worst, where several are given) plus one
-    ulp of the output scale: the greatest output where `scale` does not say better.
-    """
-    assert ours.shape == oracle.shape
-    finite = np.isfinite(oracle)
-    np.testing.assert_array_equal(ours[~finite], oracle[~finite].astype(ours.dtype))
-    assert np.isfinite(ours[finite]).all(), "not finite where the oracle is"
-    if not finite.any():
-        return
-    exact = oracle[finite]
+    """Assert that `ours` is as good as the naive computation (see `allowance`)."""
     several = naive if isinstance(naive, (list, tuple)) else [naive]
-    naive_error = max(np.abs(x[finite] - exact).max() for x in several)
-    scale = max(np.abs(exact).max(), scale or 0.0)
-    allowed = 2 * naive_error + np.finfo(ours.dtype).eps * scale
-    error = np.abs(ours[finite] - exact).max()
+    assert_within(ours, oracle, allowance(oracle, several, ours.dtype, scale))
+
+
+def is_finite(oracle: Array, dtype: Any) -> Array:
+    """Return where the oracle is a finite number of the dtype."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(oracle.astype(dtype).astype(np.float64))
+
+
+def allowance(
+    oracle: Array,
+    naive: Sequence[Array],
+    dtype: Any,
+    scale: float | None = None,
+    floor: float = 0.0,
+) -> float:
+    """Return the greatest error that numbers of this dtype may have.
+
+    It is twice the greatest error of the naive computation (of the worst, where several
+    are given) plus `floor` plus one ulp of the output scale: the greatest output where
+    `scale` does not say better. The ulp is that of the numbers computed with: rounding
+    to 16 bits is in the naive error already.
+    """
+    finite = is_finite(oracle, dtype)
+    if not finite.any():
+        return 0.0
+    exact = oracle[finite]
+    errors = [np.abs(x[finite].astype(exact.dtype) - exact).max() for x in naive]
+    computed = np.float64 if dtype == np.float64 else np.float32
+    ulp = np.finfo(computed).eps * max(float(np.abs(exact).max()), scale or 0.0)
+    return 2 * float(max(errors)) + float(ulp) + floor
+
+
+def assert_within(ours: Array, oracle: Array, allowed: float) -> None:
+    """Assert NaN and Inf where the oracle has them, and errors up to `allowed`."""
+    assert ours.shape == oracle.shape
+    finite = is_finite(oracle, ours.dtype)
+    mine = ours.astype(oracle.dtype)
+    with np.errstate(over="ignore"):
+        expected = oracle.astype(ours.dtype).astype(oracle.dtype)
+    np.testing.assert_array_equal(mine[~finite], expected[~finite])
+    assert np.isfinite(mine[finite]).all(), "not finite where the oracle is"
+    error = np.abs(mine[finite] - oracle[finite]).max(initial=0)
     assert error <= allowed, f"error {error:.3g} is above {allowed:.3g}"
 
 
+# The exp2 of weights that are rounded to bfloat16 is a shorter polynomial: its relative
+# error (cpp/kernels/vmath.inl.h) is what a sum of weights has, and its logarithm.
+SHORT_EXP2 = 2.8e-6
+# Products of bfloat16 take denormal numbers and sums as 0 (docs/semantics.md).
+SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+def to_bfloat16(array: Array) -> Array:
+    """Return the nearest numbers of bfloat16."""
+    with np.errstate(over="ignore"):
+        return array.astype(BFLOAT16).astype(array.dtype)
+
+
+def multiplied(
+    products: str, left: Array, right: Array, axis: int
+) -> tuple[Array, Array]:
+    """Return numbers whose sum of products along -1 and `axis` is that of the kernels.
+
+    "bfloat16 x3" has two terms for each number, and leaves out the lower two's product.
+    """
+    if not products.startswith("bfloat16"):
+        return left, right
+    a, b = to_bfloat16(left), to_bfloat16(right)
+    if products == "bfloat16":
+        return a, b
+    c, d = to_bfloat16(left - a), to_bfloat16(right - b)
+    return np.concatenate([a, a, c], -1), np.concatenate([b, d, b], axis)
+
+
+def weighted(
+    products: str, weights: Array, value: Array, factor: float, layout: str
+) -> Array:
+    """Return the weighted sums of the values, of weights rounded as `factor` times."""
+    value = np.where(np.isfinite(value), value, 0)
+    value = value.swapaxes(-2, -3) if layout == "bshd" else value
+    a, b = multiplied(products, weights * value.dtype.type(factor), value, -2)
+    b = b.repeat(weights.shape[-3] // max(value.shape[-3], 1), -3)
+    out = (a @ b) / value.dtype.type(factor)
+    return out.swapaxes(-2, -3) if layout == "bshd" else out
+
+
 def naive_results(
-    query: Array, key: Array, value: Array, *, count: int, **options: Any
+    query: Array, key: Array, value: Array, *, count: int, products: str, **options: Any
 ) -> list[tuple[Array, ...]]:
-    """Return `count` naive float32 computations that differ in rounding alone.
+    """Return `count` naive computations that differ in rounding alone.
+
+    They compute in float32 (float64 for float64) with the products that the call has,
+    and round out and weights to the query's dtype at the end.
 
     One alone is often right by luck where there are few elements. The first is the
-    formula as it stands; the others put the scale and a factor into the query and sum
-    head_dim backwards.
+    formula as it stands; the others put the scale and a factor into the query, sum
+    head_dim backwards, and round a multiple of the weights.
     """
+    narrow = query.dtype
+    dtype = np.float64 if narrow == np.float64 else np.float32
+    query, key, value = (x.astype(dtype, copy=False) for x in (query, key, value))
     scale = options.pop("scale", None)
     scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
+    layout = options.get("layout", "bhsd")
+    query, key = multiplied(products, query, key, -1)
     variants = [(query, key, scale)]
     for n in range(1, count):
         step = -1 if n % 2 else 1
         factor = 0.63 + 0.37 * n
-        folded = query * np.float32(scale * factor)
+        folded = query * dtype(scale * factor)
         variants.append((folded[..., ::step], key[..., ::step], 1 / factor))
+    shows_weights = bool(options.get("return_weights"))
+    results = []
+    for n, (q, k, c) in enumerate(variants):
+        call = options | {"scale": c, "dtype": dtype}
+        if products.startswith("bfloat16") and not shows_weights:
+            call["return_weights"] = "after_dropout"
+        out, *rest = as_tuple(reference.attention(q, k, value, **call))
+        if products.startswith("bfloat16"):
+            kept = call | {"return_weights": "after_dropout"}
+            weights = (
+                reference.attention(q, k, value, **kept)[-1]
+                if shows_weights
+                else rest.pop()
+            )
+            # bfloat16 holds the factor: a weight of 1 stays exact.
+            out = weighted(products, weights, value, 1 + n / 16, layout)
+        if shows_weights:
+            rest[-1] = rest[-1].astype(narrow, copy=False)
+        with np.errstate(over="ignore"):
+            results.append((out.astype(narrow, copy=False), *rest))
+    return results
+
+
+class Call:
+    """The arguments of a call; calls of the same content are equal.
+
+    A test makes the same call on every ISA: what it is compared with is kept.
+    """
+
+    def __init__(self, *inputs: Array, **options: Any) -> None:
+        self.inputs, self.options = inputs, options
+        digest = hashlib.blake2b()
+        for x in (*inputs, *(y for item in sorted(options.items()) for y in item)):
+            is_array = isinstance(x, np.ndarray)
+            digest.update(f"{x.dtype}{x.shape}".encode() if is_array else b"")
+            digest.update(x.tobytes() if is_array else repr(x).encode())
+        self.digest = digest.digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def results(self) -> list[str]:
+        """Return the names of what the call returns."""
+        asked = [
+            name for name in ("lse", "weights") if self.options.get(f"return_{name}")
+        ]
+        return ["out", *asked]
+
+    def dtype(self, result: str) -> Any:
+        """Return the dtype of a result."""
+        dtype = self.inputs[0].dtype
+        return (
+            np.dtype(np.float32) if result == "lse" and dtype != np.float64 else dtype
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def exact_results(call: Call) -> tuple[Array, ...]:
+    """Return what the call should return, to more digits than it has."""
+    wide = np.longdouble if call.inputs[0].dtype == np.float64 else np.float64
+    return as_tuple(reference.attention(*call.inputs, **call.options, dtype=wide))
+
+
+@functools.lru_cache(maxsize=16)
+def allowances(call: Call, products: str) -> list[float]:
+    """Return the greatest error that each result may have."""
+    exact = exact_results(call)
+    # Among many elements no naive computation is right by luck.
+    count = 12 if exact[0].size < 2**11 else 3
+    options = call.options | {"count": count, "products": products}
+    naive = naive_results(*call.inputs, **options)
+    scales = {"lse": 1.0, **rounding_scales(*call.inputs, **call.options)}
+    floors = {"out": SMALLEST, "lse": SHORT_EXP2} if "bfloat16" in products else {}
     return [
-        as_tuple(reference.attention(q, k, value, scale=c, dtype=np.float32, **options))
-        for q, k, c in variants
+        allowance(
+            exact[n],
+            [returned[n] for returned in naive],
+            call.dtype(name),
+            scales.get(name),
+            floors.get(name, 0.0),
+        )
+        for n, name in enumerate(call.results())
     ]
 
 
@@ -126,26 +299,22 @@ def compare(
 ) -> tuple[Array, ...]:
     """Assert that everything `attention` returns agrees with the oracle; return it."""
     ours = as_tuple(cpuattn.attention(query, key, value, **options))
-    options.pop("out", None)
-    oracle = as_tuple(reference.attention(query, key, value, **options))
-    few = query.size * key.size < 2**27
-    naive = naive_results(query, key, value, count=12 if few else 3, **options)
-    out_scale, weight_scale = None, None
-    if few:
-        out_scale, weight_scale = rounding_scales(query, key, value, **options)
-    scales = [out_scale]
-    scales += [1.0] if options.get("return_lse") else []
-    scales += [weight_scale] if options.get("return_weights") else []
-    assert len(ours) == len(oracle) == len(scales)
-    for n, (mine, exact) in enumerate(zip(ours, oracle, strict=True)):
-        assert mine.dtype == np.float32
-        check(mine, exact, [returned[n] for returned in naive], scales[n])
+    products = cpuattn.explain(query, key, value, **options)["products"]
+    unrelated = ("out", "num_threads")
+    options = {name: x for name, x in options.items() if name not in unrelated}
+    call = Call(query, key, value, **options)
+    limits = allowances(call, products)
+    for mine, exact, name, allowed in zip(
+        ours, exact_results(call), call.results(), limits, strict=True
+    ):
+        assert mine.dtype == call.dtype(name)
+        assert_within(mine, exact, allowed)
     return ours
 
 
 def rounding_scales(
     query: Array, key: Array, value: Array, **options: Any
-) -> tuple[float, float]:
+) -> dict[str, float]:
     """Return the scales that the rounding of out and of the weights depends on.
 
     Terms that cancel leave an output smaller than themselves, so it is the root of
@@ -160,11 +329,12 @@ def rounding_scales(
         score = np.abs(lse + np.log(largest))
     size = np.maximum(np.where(np.isfinite(score), score, 0), 1)
     terms = np.sqrt((weights**2).sum(-1)) * size
+    value = value.astype(np.float64)
     greatest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
-    return (
-        float(greatest * terms.max(initial=0.0)),
-        float((largest * size).max(initial=0.0)),
-    )
+    return {
+        "out": float(greatest * terms.max(initial=0.0)),
+        "weights": float((largest * size).max(initial=0.0)),
+    }
 
 
 def sees(query: Array, key: Array, value: Array, **options: Any) -> Array:

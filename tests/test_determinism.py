@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import Dtypes, every_dtype, sampled
 from options import OPTIONS, Sizes, combine
-from support import Array, as_tuple
+from support import Array, as_tuple, assert_same
 
 # Sizes at which row blocks, key chunks and the number of tasks depend on the threads,
 # if on anything.
@@ -43,34 +44,36 @@ OPTION_SETS = {
 
 def assert_same_bits(ours: tuple[Array, ...], expected: tuple[Array, ...]) -> None:
     for mine, other in zip(ours, expected, strict=True):
-        np.testing.assert_array_equal(mine.view(np.uint32), other.view(np.uint32))
+        bits = f"u{mine.itemsize}"
+        np.testing.assert_array_equal(mine.view(bits), other.view(bits))
 
 
-@pytest.mark.parametrize("threads", [2, 3, 4, 7, 16])
-@pytest.mark.parametrize("names", OPTION_SETS.values(), ids=OPTION_SETS)
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    ("sizes", "names", "threads", "dtypes"),
+    sampled(SIZES, OPTION_SETS, [2, 3, 4, 7, 16]),
+)
 def test_determinism_any_number_of_threads_gives_the_same_bits(
     sizes: Sizes,
     names: tuple[str, ...],
     threads: int,
+    dtypes: Dtypes,
     isa: str,
     rng: np.random.Generator,
 ) -> None:
-    inputs, options = sizes.qkv(rng), combine(rng, sizes, *names)
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    options = combine(rng, sizes, *names) | dtypes.options
     one = as_tuple(cpuattn.attention(*inputs, **options, num_threads=1))
     many = as_tuple(cpuattn.attention(*inputs, **options, num_threads=threads))
     assert_same_bits(many, one)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(("sizes", "threads", "dtypes"), sampled(SIZES, [1, 2, 5]))
 def test_determinism_repeated_calls_give_the_same_bits(
-    sizes: Sizes, threads: int, isa: str, rng: np.random.Generator
+    sizes: Sizes, threads: int, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = sizes.qkv(rng)
-    results = [
-        cpuattn.attention(*inputs, causal=True, num_threads=threads) for _ in range(4)
-    ]
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    options = {"causal": True, "num_threads": threads, **dtypes.options}
+    results = [cpuattn.attention(*inputs, **options) for _ in range(4)]
     assert len({result.tobytes() for result in results}) == 1
 
 
@@ -95,25 +98,28 @@ BATCH_SETS = {
 }
 
 
+BATCHES = {
+    "prefill": Sizes(batch=(6,), q_len=150, kv_len=100),
+    "rank-5": Sizes(batch=(2, 3), heads=2, q_len=40, kv_len=70),
+    "decode": Sizes(batch=(6,), heads=8, q_len=1, kv_len=500),
+    "split": Sizes(batch=(4,), heads=8, q_len=1, kv_len=4200),
+}
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("names", BATCH_SETS.values(), ids=BATCH_SETS)
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        pytest.param(Sizes(batch=(6,), q_len=150, kv_len=100), id="prefill"),
-        pytest.param(Sizes(batch=(2, 3), heads=2, q_len=40, kv_len=70), id="rank-5"),
-        pytest.param(Sizes(batch=(6,), heads=8, q_len=1, kv_len=500), id="decode"),
-        pytest.param(Sizes(batch=(4,), heads=8, q_len=1, kv_len=4200), id="split"),
-    ],
-)
+@pytest.mark.parametrize("sizes", BATCHES.values(), ids=BATCHES)
+@every_dtype
 def test_determinism_batch_equals_its_elements_to_the_bit(
+    dtypes: Dtypes,
     sizes: Sizes,
     names: tuple[str, ...],
     threads: int,
     isa: str,
     rng: np.random.Generator,
 ) -> None:
-    inputs, options = sizes.qkv(rng), combine(rng, sizes, *names)
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    options = combine(rng, sizes, *names) | dtypes.options
     whole = as_tuple(cpuattn.attention(*inputs, **options, num_threads=threads))
     for b in np.ndindex(sizes.batch):
         single = cpuattn.attention(
@@ -136,21 +142,21 @@ def test_determinism_first_batch_element_drops_like_the_whole(
 
 
 @pytest.mark.parametrize("q_len", [1, 50])
+@every_dtype
 def test_determinism_set_num_threads_and_context_change_no_bit(
-    q_len: int, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = Sizes(heads=8, q_len=q_len, kv_len=3000, head_dim=64, head_dim_v=64)
-    inputs = sizes.qkv(rng)
-    one = cpuattn.attention(*inputs, num_threads=1)
+    inputs, options = sizes.qkv(rng, dtypes=dtypes), dtypes.options
+    one = cpuattn.attention(*inputs, num_threads=1, **options)
     with cpuattn.threads(2):
-        inside = cpuattn.attention(*inputs)
+        inside = cpuattn.attention(*inputs, **options)
     cpuattn.set_num_threads(3)
     try:
-        default = cpuattn.attention(*inputs)
+        default = cpuattn.attention(*inputs, **options)
     finally:
         cpuattn.set_num_threads(None)
-    np.testing.assert_array_equal(inside, one)
-    np.testing.assert_array_equal(default, one)
+    assert_same_bits((inside, default), (one, one))
 
 
 @pytest.mark.parametrize(
@@ -158,26 +164,30 @@ def test_determinism_set_num_threads_and_context_change_no_bit(
     [SIZES["split_decode"], SIZES["split_few_rows"]],
     ids=["decode", "few_rows"],
 )
+@every_dtype
 def test_determinism_split_keys_are_really_split(
-    sizes: Sizes, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, sizes: Sizes, isa: str, rng: np.random.Generator
 ) -> None:
     # Guards the tests above: they must cover the merge of partial results.
-    plan = cpuattn.explain(*sizes.qkv(rng), num_threads=4)
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    plan = cpuattn.explain(*inputs, num_threads=4, **dtypes.options)
     assert plan["kv_splits"] > 1
 
 
-@pytest.mark.parametrize("alignment", [4, 16, 32, 36, 60])
+@pytest.mark.parametrize("alignment", [1, 2, 4, 16, 32, 36, 60])
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+@every_dtype
 def test_determinism_address_of_the_data_changes_no_bit(
-    alignment: int, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, name: str, alignment: int, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = SIZES["prefill"].qkv(rng)
+    inputs = SIZES[name].qkv(rng, dtypes=dtypes)
 
     def moved(array: Array) -> Array:
         raw = np.zeros(array.nbytes + 128, np.uint8)
         start = -raw.ctypes.data % 64 + alignment
-        view = raw[start : start + array.nbytes].view(np.float32).reshape(array.shape)
-        view[...] = array
-        return view
+        view = raw[start : start + array.nbytes].view(array.dtype)
+        view[...] = array.ravel()
+        return view.reshape(array.shape)
 
-    out = cpuattn.attention(*(moved(x) for x in inputs))
-    np.testing.assert_array_equal(out, cpuattn.attention(*inputs))
+    out = cpuattn.attention(*(moved(x) for x in inputs), **dtypes.options)
+    assert_same(out, cpuattn.attention(*inputs, **dtypes.options))

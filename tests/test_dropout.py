@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 import cpuattn
 from cpuattn import reference
+from dtypes import FLOAT32, Dtypes, every_dtype, sampled
 from options import Sizes
-from support import COMPILED_ISAS, Array, compare, normal, qkv
+from support import COMPILED_ISAS, Array, assert_same, compare, normal, qkv
 
 AXES = ("batch", "heads", "q_len", "kv_len")
 
 
-def kept(sizes: Sizes, **options: object) -> Array:
+def kept(sizes: Sizes, dtypes: Dtypes = FLOAT32, **options: object) -> Array:
     """Which weights the native function keeps: bool, the shape of the scores."""
-    query = np.zeros((*sizes.batch, sizes.heads, sizes.q_len, 4), np.float32)
-    key = np.zeros((*sizes.batch, sizes.kv_heads, sizes.kv_len, 4), np.float32)
+    query = np.zeros((*sizes.batch, sizes.heads, sizes.q_len, 4), dtypes.query)
+    key = np.zeros((*sizes.batch, sizes.kv_heads, sizes.kv_len, 4), dtypes.cache)
     _, weights = cpuattn.attention(
         query, key, key, return_weights="after_dropout", **options
     )
@@ -47,14 +49,15 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    ("sizes", "p", "seed", "dtypes"), sampled(SIZES, [0.1, 0.5, 0.9], SEEDS)
+)
 def test_dropout_draws_match_oracle_to_the_bit(
-    sizes: Sizes, p: float, seed: int, isa: str
+    sizes: Sizes, p: float, seed: int, dtypes: Dtypes, isa: str
 ) -> None:
     options = {"dropout_p": p, "dropout_seed": seed}
-    np.testing.assert_array_equal(kept(sizes, **options), expected(sizes, **options))
+    ours = kept(sizes, dtypes, **options, **dtypes.options)
+    np.testing.assert_array_equal(ours, expected(sizes, **options))
 
 
 @pytest.mark.parametrize("column", range(4))
@@ -81,39 +84,47 @@ def test_dropout_threshold_rounds_to_even(
 
 
 @pytest.mark.parametrize("q_len", [1, 37])
-@pytest.mark.parametrize("p", [1e-12, 0.25, 0.75, 1 - 2**-20, 1 - 2**-33, 1.0])
+@pytest.mark.parametrize("p", [1e-12, 0.25, 0.75, 1 - 2**-10, 1 - 2**-33, 1.0])
+@every_dtype
 def test_dropout_output_matches_oracle(
-    p: float, q_len: int, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, p: float, q_len: int, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = Sizes(q_len=q_len, kv_len=90)
     out, weights = compare(
-        *sizes.qkv(rng), dropout_p=p, dropout_seed=7, return_weights="after_dropout"
+        *sizes.qkv(rng, dtypes=dtypes),
+        **dtypes.options,
+        dropout_p=p,
+        dropout_seed=7,
+        return_weights="after_dropout",
     )
     assert np.isfinite(out).all()
     assert p < 1 or not weights.any()
 
 
 @pytest.mark.parametrize("q_len", [1, 37])
+@every_dtype
 def test_dropout_of_0_changes_no_bit(
-    q_len: int, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = qkv(rng, q_len=q_len, kv_len=90)
-    np.testing.assert_array_equal(
-        cpuattn.attention(*inputs, dropout_p=0.0, dropout_seed=3),
-        cpuattn.attention(*inputs),
+    inputs = qkv(rng, q_len=q_len, kv_len=90, dtypes=dtypes)
+    assert_same(
+        cpuattn.attention(*inputs, dropout_p=0.0, dropout_seed=3, **dtypes.options),
+        cpuattn.attention(*inputs, **dtypes.options),
     )
 
 
 @pytest.mark.parametrize("with_mask", [False, True], ids=["draws", "mask"])
 @pytest.mark.parametrize("q_len", [1, 37])
+@every_dtype
 def test_dropout_of_1_gives_0_and_keeps_lse(
-    q_len: int, with_mask: bool, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, with_mask: bool, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = qkv(rng, q_len=q_len, kv_len=90)
-    options = {"dropout_mask": np.ones((1, 1), bool)} if with_mask else {}
-    out, lse = cpuattn.attention(*inputs, dropout_p=1.0, return_lse=True, **options)
+    inputs = qkv(rng, q_len=q_len, kv_len=90, dtypes=dtypes)
+    options: dict[str, Any] = {"return_lse": True, **dtypes.options}
+    plain = cpuattn.attention(*inputs, **options)[1]
+    options |= {"dropout_mask": np.ones((1, 1), bool)} if with_mask else {}
+    out, lse = cpuattn.attention(*inputs, dropout_p=1.0, **options)
     assert not out.any()
-    plain = cpuattn.attention(*inputs, return_lse=True)[1]
     np.testing.assert_array_equal(lse, plain)
 
 
@@ -121,13 +132,15 @@ def axis_subsets() -> list[tuple[str, ...]]:
     return [axes for n in range(5) for axes in itertools.combinations(AXES, n)]
 
 
-@pytest.mark.parametrize("axes", axis_subsets(), ids=lambda x: "+".join(x) or "none")
+@pytest.mark.parametrize(
+    ("axes", "dtypes"), sampled({"+".join(x) or "none": x for x in axis_subsets()})
+)
 def test_dropout_broadcast_shares_draws_along_axes(
-    axes: tuple[str, ...], isa: str
+    axes: tuple[str, ...], dtypes: Dtypes, isa: str
 ) -> None:
     sizes = Sizes(batch=(2, 2), heads=4, q_len=19, kv_len=35)
     options = {"dropout_p": 0.5, "dropout_seed": 11, "dropout_broadcast": axes}
-    keep = kept(sizes, **options)
+    keep = kept(sizes, dtypes, **options, **dtypes.options)
     np.testing.assert_array_equal(keep, expected(sizes, **options))
     flat = keep.reshape(4, 4, 19, 35)
     shared = [(flat == np.take(flat, [0], axis)).all() for axis in range(4)]
@@ -135,12 +148,14 @@ def test_dropout_broadcast_shares_draws_along_axes(
 
 
 @pytest.mark.parametrize("q_len", [1, 37])
+@every_dtype
 def test_dropout_broadcast_output_matches_oracle(
-    q_len: int, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = Sizes(batch=(3,), heads=6, q_len=q_len, kv_len=90)
     (out,) = compare(
-        *sizes.qkv(rng),
+        *sizes.qkv(rng, dtypes=dtypes),
+        **dtypes.options,
         dropout_p=0.4,
         dropout_seed=2**40 + 1,
         dropout_broadcast=["heads", "q_len"],
@@ -150,17 +165,18 @@ def test_dropout_broadcast_output_matches_oracle(
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.999])
 @pytest.mark.parametrize("q_len", [1, 37])
+@every_dtype
 def test_dropout_mask_replaces_draws(
-    q_len: int, p: float, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, p: float, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = Sizes(q_len=q_len, kv_len=90)
     mask = rng.random(sizes.scores) < 0.5
-    inputs = sizes.qkv(rng)
-    options = {"dropout_p": p, "dropout_mask": mask}
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    options = {"dropout_p": p, "dropout_mask": mask, **dtypes.options}
     _, weights = compare(*inputs, **options, return_weights="after_dropout")
     assert not weights[~mask].any()
     assert weights[mask].all()
-    np.testing.assert_array_equal(
+    assert_same(
         cpuattn.attention(*inputs, **options, dropout_seed=9),
         cpuattn.attention(*inputs, **options),
     )
@@ -168,12 +184,13 @@ def test_dropout_mask_replaces_draws(
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@every_dtype
 def test_dropout_does_not_depend_on_threads(
-    sizes: Sizes, threads: int, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, sizes: Sizes, threads: int, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = sizes.qkv(rng)
-    options = {"dropout_p": 0.5, "dropout_seed": 99}
-    np.testing.assert_array_equal(
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    options = {"dropout_p": 0.5, "dropout_seed": 99, **dtypes.options}
+    assert_same(
         cpuattn.attention(*inputs, **options, num_threads=threads),
         cpuattn.attention(*inputs, **options, num_threads=1),
     )
@@ -248,19 +265,21 @@ def test_dropout_other_seed_gives_other_draws(isa: str) -> None:
 
 @pytest.mark.parametrize("policy", ["mean", "nan"])
 @pytest.mark.parametrize("p", [0.5, 1.0])
+@every_dtype
 def test_dropout_leaves_fully_masked_rows_to_their_policy(
-    p: float, policy: str, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, p: float, policy: str, isa: str, rng: np.random.Generator
 ) -> None:
     mask = np.ones((20, 30), bool)
     mask[7] = False
     out, weights = compare(
-        *qkv(rng, q_len=20, kv_len=30),
+        *qkv(rng, q_len=20, kv_len=30, dtypes=dtypes),
+        **dtypes.options,
         mask=mask,
         dropout_p=p,
         dropout_seed=1,
         fully_masked=policy,
         return_weights="after_dropout",
     )
-    row = np.float32(1 / 30 if policy == "mean" else np.nan)
-    np.testing.assert_array_equal(weights[:, :, 7], np.full((2, 4, 30), row))
+    number = 1 / 30 if policy == "mean" else np.nan
+    assert_same(weights[:, :, 7], np.full((2, 4, 30), number, dtypes.query))
     assert np.isnan(out[:, :, 7]).all() == (policy == "nan")

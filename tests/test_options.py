@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import Dtypes, sampled
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
 from support import compare, normal, qkv, rng_for
 
@@ -23,32 +24,31 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(("name", "sizes", "dtypes"), sampled(list(OPTIONS), SIZES))
 def test_options_one_alone_matches_oracle(
-    name: str, sizes: Sizes, isa: str, rng: np.random.Generator
+    name: str, sizes: Sizes, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    options = OPTIONS[name](rng, sizes)
-    inputs = sizes.qkv(rng, options.get("layout", "bhsd"))
+    options = OPTIONS[name](rng, sizes) | dtypes.options
+    inputs = sizes.qkv(rng, options.get("layout", "bhsd"), dtypes)
     assert len(compare(*inputs, **options)) >= 1
 
 
-PAIRS = [
-    pair
+PAIRS = {
+    "+".join(pair): pair
     for pair in itertools.combinations(REPRESENTATIVES, 2)
     if not set.intersection(
         *(set(combine(rng_for(""), SIZES["small"], name)) for name in pair)
     )
-]
+}
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+@pytest.mark.parametrize(("pair", "dtypes"), sampled(PAIRS))
 def test_options_two_together_match_oracle(
-    pair: tuple[str, str], isa: str, rng: np.random.Generator
+    pair: tuple[str, str], dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = SIZES["odd"]
-    options = combine(rng, sizes, *pair)
-    inputs = sizes.qkv(rng, options.get("layout", "bhsd"))
+    options = combine(rng, sizes, *pair) | dtypes.options
+    inputs = sizes.qkv(rng, options.get("layout", "bhsd"), dtypes)
     assert len(compare(*inputs, **options)) >= 1
 
 
@@ -110,13 +110,16 @@ COMBINATIONS = {
 }
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("names", COMBINATIONS.values(), ids=COMBINATIONS)
+@pytest.mark.parametrize(("names", "sizes", "dtypes"), sampled(COMBINATIONS, SIZES))
 def test_options_combined_match_oracle(
-    names: tuple[str, ...], sizes: Sizes, isa: str, rng: np.random.Generator
+    names: tuple[str, ...],
+    sizes: Sizes,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
-    options = combine(rng, sizes, *names)
-    inputs = sizes.qkv(rng, options.get("layout", "bhsd"))
+    options = combine(rng, sizes, *names) | dtypes.options
+    inputs = sizes.qkv(rng, options.get("layout", "bhsd"), dtypes)
     assert len(compare(*inputs, **options)) >= 1
 
 

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 import cpuattn
-from support import SEED, Array, compare, normal, sees
+from dtypes import BFLOAT16, DTYPES
+from support import SEED, Array, as_tuple, assert_same, compare, normal, sees
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 st = hypothesis.strategies
+
+# Half of all problems are in float32.
+DTYPE_NAMES = st.one_of(st.just("float32"), st.sampled_from(list(DTYPES)))
+FLOATS = st.sampled_from([np.float32, np.float64, np.float16, BFLOAT16])
 
 # Sizes of 0 are rarer than they would be by themselves: they hide the rest.
 LENGTHS = st.one_of(
@@ -68,6 +73,7 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
     q_len, kv_len = draw(LENGTHS), draw(LENGTHS)
     head_dim, head_dim_v = draw(HEAD_DIMS), draw(HEAD_DIMS)
     layout = draw(st.sampled_from(["bhsd", "bshd"]))
+    dtypes = DTYPES[draw(DTYPE_NAMES)]
     scores = (*batch, heads, q_len, kv_len)
 
     inputs = []
@@ -75,7 +81,7 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
     tails = ((heads, q_len, head_dim), (kv_heads, kv_len, head_dim))
     for n, tail in enumerate((*tails, (kv_heads, kv_len, head_dim_v))):
         lead = batch if n == whole else draw(broadcast(batch))
-        array = normal(rng, *lead, *tail)
+        array = normal(rng, *lead, *tail, dtype=dtypes.cache if n else dtypes.query)
         if layout == "bshd":
             array = np.ascontiguousarray(array.swapaxes(-2, -3))
         inputs.append(draw(strided(array)))
@@ -83,16 +89,17 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
     def any_of(name: str) -> bool:
         return bool(draw(st.booleans(), label=name))
 
-    options: dict[str, Any] = {"layout": layout}
+    options: dict[str, Any] = {"layout": layout, **dtypes.options}
     if any_of("mask"):
         density = draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
         mask = np.asarray(rng.random(draw(broadcast(scores))) < density)
         options["mask"] = draw(strided(mask))
     if any_of("bias"):
         shape = draw(broadcast(scores))
-        bias = np.asarray(rng.standard_normal(shape, np.float32))
+        bias = np.asarray(normal(rng, *shape, dtype=draw(FLOATS)))
         if any_of("holes"):
-            bias = np.where(rng.random(shape) < 0.3, np.float32(-np.inf), bias)
+            holes = rng.random(shape) < 0.3
+            bias = np.where(holes, bias.dtype.type(-np.inf), bias)
         options["bias"] = draw(strided(np.asarray(bias)))
     causal = draw(st.sampled_from([False, True, "top_left", "int", "array"]))
     if causal == "int":
@@ -109,9 +116,10 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
         options["softcap"] = draw(st.sampled_from([0.3, 2.0, 30.0]))
     if any_of("alibi_slopes"):
         shape = (*draw(broadcast(batch)), heads)
-        options["alibi_slopes"] = draw(strided(rng.random(shape, np.float32) / 4))
+        slopes = (rng.random(shape) / 4).astype(draw(FLOATS))
+        options["alibi_slopes"] = draw(strided(slopes))
     if any_of("sinks"):
-        options["sinks"] = draw(strided(normal(rng, heads)))
+        options["sinks"] = draw(strided(normal(rng, heads, dtype=draw(FLOATS))))
     integers = draw(st.sampled_from([np.int32, np.int64]))
     for name, length in (("q_lengths", q_len), ("kv_lengths", kv_len)):
         if any_of(name):
@@ -138,7 +146,7 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
         options["num_threads"] = draw(st.integers(1, 4))
     if any_of("out"):
         tail = (q_len, heads) if layout == "bshd" else (heads, q_len)
-        out = np.full((*batch, *tail, head_dim_v), -7, np.float32)
+        out = np.full((*batch, *tail, head_dim_v), -7, dtypes.query)
         options["out"] = draw(strided(out))
     return tuple(inputs), options
 
@@ -160,7 +168,7 @@ def poisoned(
         return inputs
     batch = seen.shape[:-3]
     key, value = (
-        np.where(hidden[..., None], np.float32(np.nan), x) for x in (key, value)
+        np.where(hidden[..., None], x.dtype.type(np.nan), x) for x in (key, value)
     )
     assert key.shape[: len(batch)] == batch
     return query, key, value
@@ -201,11 +209,9 @@ def test_random_combination_ignores_unseen_keys_and_threads_on(
     hypothesis.assume(inputs[1].size > 0)
     options["num_threads"] = 1
     dirty = poisoned(inputs, options)
-    clean = tuple(np.nan_to_num(x, nan=0.0) for x in dirty)
-    expected = cpuattn.attention(*clean, **options)
+    clean = tuple(np.where(np.isnan(x), x.dtype.type(0), x) for x in dirty)
+    expected = as_tuple(cpuattn.attention(*clean, **options))
     options["num_threads"] = 3
-    ours = cpuattn.attention(*dirty, **options)
-    if not isinstance(ours, tuple):
-        ours, expected = (ours,), (expected,)
+    ours = as_tuple(cpuattn.attention(*dirty, **options))
     for mine, other in zip(ours, expected, strict=True):
-        np.testing.assert_array_equal(mine, other)
+        assert_same(mine, other)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import Dtypes, every_dtype, sampled
 from options import Sizes, combine
-from support import compare, normal, qkv
+from support import assert_same, compare, normal, qkv
 
 LENGTHS = [1, 2, 7, 15, 16, 17, 63, 64, 65, 127, 129, 1025]
 
@@ -17,84 +18,117 @@ HEAD_DIMS += [65, 72, 80, 96, 100, 112, 127, 128, 129, 160, 192, 255, 256, 257, 
 HEAD_DIMS += [512, 575, 576, 577]
 
 
-@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("kv_len", LENGTHS)
-@pytest.mark.parametrize("q_len", LENGTHS)
+@pytest.mark.parametrize(
+    ("q_len", "kv_len", "causal", "dtypes"),
+    sampled(LENGTHS, LENGTHS, {"full": False, "causal": True}),
+)
 def test_shapes_lengths_match_oracle(
-    q_len: int, kv_len: int, causal: bool, isa: str, rng: np.random.Generator
+    q_len: int,
+    kv_len: int,
+    causal: bool,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
-    inputs = qkv(rng, batch=(1,), heads=2, kv_heads=1, q_len=q_len, kv_len=kv_len)
-    (out,) = compare(*inputs, causal=causal)
+    sizes = Sizes((1,), heads=2, kv_heads=1, q_len=q_len, kv_len=kv_len)
+    (out,) = compare(*sizes.qkv(rng, dtypes=dtypes), causal=causal, **dtypes.options)
     assert out.shape == (1, 2, q_len, 16)
 
 
-@pytest.mark.parametrize("kv_len", range(1, 131))
-@pytest.mark.parametrize("q_len", [1, 20], ids=["decode", "prefill"])
+@pytest.mark.parametrize(
+    ("q_len", "kv_len", "dtypes"),
+    sampled({"decode": 1, "prefill": 20}, range(1, 131)),
+)
 def test_shapes_every_kv_len_matches_oracle(
-    q_len: int, kv_len: int, isa: str, rng: np.random.Generator
+    q_len: int, kv_len: int, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = qkv(rng, batch=(1,), heads=1, q_len=q_len, kv_len=kv_len, head_dim=8)
-    (out,) = compare(*inputs)
+    sizes = Sizes((1,), 1, 1, q_len, kv_len, head_dim=8, head_dim_v=8)
+    (out,) = compare(*sizes.qkv(rng, dtypes=dtypes), **dtypes.options)
     assert out.shape == (1, 1, q_len, 8)
 
 
-@pytest.mark.parametrize("q_len", range(1, 70))
+@pytest.mark.parametrize(("q_len", "dtypes"), sampled(range(1, 70)))
 def test_shapes_every_q_len_matches_oracle(
-    q_len: int, isa: str, rng: np.random.Generator
+    q_len: int, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = qkv(rng, batch=(1,), heads=3, kv_heads=1, q_len=q_len, kv_len=33)
-    (out,) = compare(*inputs, causal=True)
+    sizes = Sizes((1,), heads=3, kv_heads=1, q_len=q_len, kv_len=33)
+    (out,) = compare(*sizes.qkv(rng, dtypes=dtypes), causal=True, **dtypes.options)
     assert out.shape == (1, 3, q_len, 16)
 
 
-@pytest.mark.parametrize("q_len", [1, 3, 40])
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize(
+    ("head_dim", "q_len", "dtypes"), sampled(HEAD_DIMS, [1, 3, 40])
+)
 def test_shapes_head_dim_matches_oracle(
-    head_dim: int, q_len: int, isa: str, rng: np.random.Generator
+    head_dim: int, q_len: int, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = qkv(rng, batch=(1,), heads=2, q_len=q_len, kv_len=50, head_dim=head_dim)
-    (out,) = compare(*inputs)
+    sizes = Sizes((1,), 2, 2, q_len, 50, head_dim=head_dim, head_dim_v=head_dim)
+    (out,) = compare(*sizes.qkv(rng, dtypes=dtypes), **dtypes.options)
     assert out.shape == (1, 2, q_len, head_dim)
 
 
-@pytest.mark.parametrize("q_len", [1, 3, 40])
 @pytest.mark.parametrize(
-    ("head_dim", "head_dim_v"), list(zip(HEAD_DIMS, HEAD_DIMS[::-1], strict=True))
+    ("widths", "q_len", "dtypes"),
+    sampled(
+        {f"{a}-{b}": (a, b) for a, b in zip(HEAD_DIMS, HEAD_DIMS[::-1], strict=True)},
+        [1, 3, 40],
+    ),
 )
 def test_shapes_head_dim_v_may_differ(
-    head_dim: int, head_dim_v: int, q_len: int, isa: str, rng: np.random.Generator
+    widths: tuple[int, int],
+    q_len: int,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
+    head_dim, head_dim_v = widths
     sizes = Sizes(
         heads=2, q_len=q_len, kv_len=37, head_dim=head_dim, head_dim_v=head_dim_v
     )
-    (out,) = compare(*sizes.qkv(rng), causal=True)
+    (out,) = compare(*sizes.qkv(rng, dtypes=dtypes), causal=True, **dtypes.options)
     assert out.shape == (2, 2, q_len, head_dim_v)
 
 
-@pytest.mark.parametrize("q_len", [1, 2, 5, 40])
+GROUPS = [(1, 1), (4, 1), (6, 2), (7, 7), (12, 3), (32, 8), (5, 1), (17, 1), (71, 1)]
+
+
 @pytest.mark.parametrize(
-    ("heads", "kv_heads"),
-    [(1, 1), (4, 1), (6, 2), (7, 7), (12, 3), (32, 8), (5, 1), (17, 1), (71, 1)],
+    ("group", "q_len", "dtypes"),
+    sampled({f"{a}-{b}": (a, b) for a, b in GROUPS}, [1, 2, 5, 40]),
 )
 def test_shapes_groups_match_oracle(
-    heads: int, kv_heads: int, q_len: int, isa: str, rng: np.random.Generator
+    group: tuple[int, int],
+    q_len: int,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
+    heads, kv_heads = group
     sizes = Sizes(heads=heads, kv_heads=kv_heads, q_len=q_len, kv_len=70)
     options = combine(rng, sizes, "causal", "alibi_slopes", "sinks", "bias")
-    (out,) = compare(*sizes.qkv(rng), **options)
+    (out,) = compare(*sizes.qkv(rng, dtypes=dtypes), **options, **dtypes.options)
     assert out.shape == (2, heads, q_len, 16)
 
 
-@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("kv_len", [512, 2047, 2048, 2049, 5000, 9001])
-@pytest.mark.parametrize("q_len", [1, 4, 9])
+@pytest.mark.parametrize(
+    ("kv_len", "q_len", "causal", "dtypes"),
+    sampled(
+        [512, 2047, 2048, 2049, 5000, 9001],
+        [1, 4, 9],
+        {"full": False, "causal": True},
+    ),
+)
 def test_shapes_long_cache_matches_oracle(
-    q_len: int, kv_len: int, causal: bool, isa: str, rng: np.random.Generator
+    kv_len: int,
+    q_len: int,
+    causal: bool,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
-    inputs = qkv(
-        rng, batch=(1,), heads=4, kv_heads=1, q_len=q_len, kv_len=kv_len, head_dim=24
-    )
-    out, lse = compare(*inputs, causal=causal, return_lse=True)
+    sizes = Sizes((1,), 4, 1, q_len, kv_len, head_dim=24, head_dim_v=24)
+    options = {"causal": causal, "return_lse": True, **dtypes.options}
+    out, lse = compare(*sizes.qkv(rng, dtypes=dtypes), **options)
     assert out.shape == (1, 4, q_len, 24)
     assert lse.shape == (1, 4, q_len)
 
@@ -116,14 +150,21 @@ ZEROS = {
 }
 
 
-@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
-@pytest.mark.parametrize("policy", ["zero", "mean", "nan"])
-@pytest.mark.parametrize("sizes", ZEROS.values(), ids=ZEROS)
+@pytest.mark.parametrize(
+    ("sizes", "policy", "layout", "dtypes"),
+    sampled(ZEROS, ["zero", "mean", "nan"], ["bhsd", "bshd"]),
+)
 def test_shapes_size_of_0_matches_oracle(
-    sizes: Sizes, policy: str, layout: str, isa: str, rng: np.random.Generator
+    sizes: Sizes,
+    policy: str,
+    layout: str,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
     out, lse, weights = compare(
-        *sizes.qkv(rng, layout),
+        *sizes.qkv(rng, layout, dtypes),
+        **dtypes.options,
         layout=layout,
         fully_masked=policy,
         causal=True,
@@ -137,28 +178,37 @@ def test_shapes_size_of_0_matches_oracle(
     assert weights.shape == sizes.scores
 
 
+@every_dtype
 @pytest.mark.parametrize("sizes", ZEROS.values(), ids=ZEROS)
 def test_shapes_size_of_0_takes_every_option(
-    sizes: Sizes, isa: str, rng: np.random.Generator
+    sizes: Sizes, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
     names = ("mask", "bias", "causal", "window", "softcap", "alibi_slopes", "sinks")
     names += ("q_lengths", "kv_lengths", "segments", "dropout", "return_lse")
-    out, lse = compare(*sizes.qkv(rng), **combine(rng, sizes, *names))
+    options = combine(rng, sizes, *names) | dtypes.options
+    out, lse = compare(*sizes.qkv(rng, dtypes=dtypes), **options)
     assert out.shape == (*sizes.batch, sizes.heads, sizes.q_len, sizes.head_dim_v)
     assert lse.shape == sizes.scores[:-1]
 
 
-@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
 @pytest.mark.parametrize(
-    "batch", [(), (1,), (3,), (2, 3), (2, 1, 3), (1, 2, 1, 2, 1)], ids=str
+    ("batch", "layout", "dtypes"),
+    sampled(
+        [(), (1,), (3,), (2, 3), (2, 1, 3), (1, 2, 1, 2, 1)],
+        ["bhsd", "bshd"],
+    ),
 )
 def test_shapes_any_number_of_leading_axes(
-    batch: tuple[int, ...], layout: str, isa: str, rng: np.random.Generator
+    batch: tuple[int, ...],
+    layout: str,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
     sizes = Sizes(batch=batch, q_len=6, kv_len=21)
     names = ("mask", "bias", "causal_offsets", "kv_lengths", "alibi_slopes_per_batch")
-    options = combine(rng, sizes, *names, "dropout", "return_lse")
-    out, lse = compare(*sizes.qkv(rng, layout), layout=layout, **options)
+    options = combine(rng, sizes, *names, "dropout", "return_lse") | dtypes.options
+    out, lse = compare(*sizes.qkv(rng, layout, dtypes), layout=layout, **options)
     assert out.shape[:-3] == batch
     assert lse.shape == (*batch, 4, 6)
 
@@ -173,21 +223,27 @@ LEADING = {
 }
 
 
-@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
-@pytest.mark.parametrize("leading", LEADING.values(), ids=LEADING)
+@pytest.mark.parametrize(
+    ("leading", "layout", "dtypes"), sampled(LEADING, ["bhsd", "bshd"])
+)
 def test_shapes_leading_axes_broadcast(
     leading: tuple[tuple[int, ...], ...],
     layout: str,
+    dtypes: Dtypes,
     isa: str,
     rng: np.random.Generator,
 ) -> None:
     batch = np.broadcast_shapes(*leading)
     shapes = ((4, 6, 8), (2, 19, 8), (2, 19, 5))
-    inputs = [normal(rng, *a, *b) for a, b in zip(leading, shapes, strict=True)]
+    kinds = (dtypes.query, dtypes.cache, dtypes.cache)
+    inputs = [
+        normal(rng, *lead, *tail, dtype=kind)
+        for lead, tail, kind in zip(leading, shapes, kinds, strict=True)
+    ]
     if layout == "bshd":
         inputs = [x.swapaxes(-2, -3) for x in inputs]
     options = combine(rng, Sizes(batch=batch, q_len=6, kv_len=19), "mask", "kv_lengths")
-    (out,) = compare(*inputs, layout=layout, **options)
+    (out,) = compare(*inputs, layout=layout, **options, **dtypes.options)
     assert out.shape[: len(batch)] == batch
 
 
@@ -199,13 +255,14 @@ PER_BATCH = {
 }
 
 
-@pytest.mark.parametrize("shape", PER_BATCH.values(), ids=PER_BATCH)
+@pytest.mark.parametrize(("shape", "dtypes"), sampled(PER_BATCH))
 def test_shapes_per_batch_arguments_broadcast(
-    shape: tuple[int, ...], isa: str, rng: np.random.Generator
+    shape: tuple[int, ...], dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = Sizes(batch=(2, 3), q_len=6, kv_len=19)
     (out,) = compare(
-        *sizes.qkv(rng),
+        *sizes.qkv(rng, dtypes=dtypes),
+        **dtypes.options,
         q_lengths=rng.integers(0, 7, shape),
         kv_lengths=rng.integers(0, 20, shape),
         causal=rng.integers(-3, 15, shape),
@@ -216,9 +273,10 @@ def test_shapes_per_batch_arguments_broadcast(
     assert out.shape == (2, 3, 4, 6, 16)
 
 
+@every_dtype
 def test_shapes_rank_3_equals_a_batch_of_one(
-    isa: str, rng: np.random.Generator
+    dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    query, key, value = qkv(rng, batch=())
-    whole = cpuattn.attention(query[None], key[None], value[None])
-    np.testing.assert_array_equal(cpuattn.attention(query, key, value), whole[0])
+    inputs = qkv(rng, batch=(), dtypes=dtypes)
+    whole = cpuattn.attention(*(x[None] for x in inputs), **dtypes.options)
+    assert_same(cpuattn.attention(*inputs, **dtypes.options), whole[0])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import FLOAT32, Dtypes, every_dtype, sampled, uniform_dtype
 from options import Sizes
-from support import Array, compare, normal, qkv
+from support import Array, assert_same, compare, normal, qkv
 
 SIZES = Sizes(batch=(2, 3), q_len=21, kv_len=70, head_dim=24, head_dim_v=20)
 DECODE = Sizes(batch=(2, 3), q_len=1, kv_len=70, head_dim=24, head_dim_v=20)
@@ -59,7 +60,7 @@ def read_only(array: Array) -> Array:
 
 def page_apart(array: Array) -> Array:
     """Return the same values in rows 4096 bytes apart, the worst case for a cache."""
-    wide = np.full((*array.shape[:-1], 1024), np.nan, array.dtype)
+    wide = np.full((*array.shape[:-1], 4096 // array.itemsize), np.nan, array.dtype)
     wide[..., : array.shape[-1]] = array
     return wide[..., : array.shape[-1]]
 
@@ -92,28 +93,39 @@ ZERO_STRIDES: dict[str, tuple[int, ...]] = {
 }
 
 
-@pytest.mark.parametrize("sizes", [SIZES, DECODE], ids=["prefill", "decode"])
-@pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
-@pytest.mark.parametrize("index", [0, 1, 2], ids=["query", "key", "value"])
+KERNELS = {"prefill": SIZES, "decode": DECODE}
+TENSORS = {"query": 0, "key": 1, "value": 2}
+
+
+@pytest.mark.parametrize(
+    ("index", "stride", "sizes", "dtypes"), sampled(TENSORS, STRIDES, KERNELS)
+)
 def test_strides_of_each_tensor_match_oracle(
-    index: int, stride: Stride, sizes: Sizes, isa: str, rng: np.random.Generator
+    index: int,
+    stride: Stride,
+    sizes: Sizes,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
-    inputs = list(sizes.qkv(rng))
+    inputs = list(sizes.qkv(rng, dtypes=dtypes))
     inputs[index] = stride(inputs[index])
-    (out,) = compare(*inputs, causal=True)
+    (out,) = compare(*inputs, causal=True, **dtypes.options)
     assert out.shape == (2, 3, 4, sizes.q_len, 20)
 
 
-@pytest.mark.parametrize("sizes", [SIZES, DECODE], ids=["prefill", "decode"])
+@pytest.mark.parametrize("sizes", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
+@every_dtype
 def test_strides_of_all_inputs_match_oracle(
-    stride: Stride, sizes: Sizes, isa: str, rng: np.random.Generator
+    dtypes: Dtypes, stride: Stride, sizes: Sizes, isa: str, rng: np.random.Generator
 ) -> None:
-    query, key, value = (stride(x) for x in sizes.qkv(rng))
+    query, key, value = (stride(x) for x in sizes.qkv(rng, dtypes=dtypes))
     (out,) = compare(
         query,
         key,
         value,
+        **dtypes.options,
         mask=stride(rng.random(sizes.scores) < 0.7),
         bias=stride(normal(rng, *sizes.scores)),
         dropout_p=0.4,
@@ -122,47 +134,73 @@ def test_strides_of_all_inputs_match_oracle(
     assert out.shape == (2, 3, 4, sizes.q_len, 20)
 
 
-@pytest.mark.parametrize("axes", ZERO_STRIDES.values(), ids=ZERO_STRIDES)
-@pytest.mark.parametrize("index", [0, 1, 2], ids=["query", "key", "value"])
+@pytest.mark.parametrize(("index", "axes", "dtypes"), sampled(TENSORS, ZERO_STRIDES))
 def test_strides_of_zero_match_oracle(
-    index: int, axes: tuple[int, ...], isa: str, rng: np.random.Generator
+    index: int,
+    axes: tuple[int, ...],
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
-    inputs = list(SIZES.qkv(rng))
+    inputs = list(SIZES.qkv(rng, dtypes=dtypes))
     shape = inputs[index].shape
     one = inputs[index][tuple(slice(1) if a in axes else slice(None) for a in range(5))]
     inputs[index] = np.broadcast_to(one, shape)
-    (out,) = compare(*inputs)
+    (out,) = compare(*inputs, **dtypes.options)
     assert out.shape == (2, 3, 4, 21, 20)
 
 
+@every_dtype
 def test_strides_bshd_equals_transposed_bhsd_to_the_bit(
-    isa: str, rng: np.random.Generator
+    dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = SIZES.qkv(rng)
+    inputs = SIZES.qkv(rng, dtypes=dtypes)
     bshd = [x.swapaxes(-2, -3) for x in inputs]
-    out = cpuattn.attention(*bshd, layout="bshd", causal=True)
+    out = cpuattn.attention(*bshd, layout="bshd", causal=True, **dtypes.options)
     assert out.flags.c_contiguous
-    expected = cpuattn.attention(*inputs, causal=True)
-    np.testing.assert_array_equal(out.swapaxes(-2, -3), expected)
+    expected = cpuattn.attention(*inputs, causal=True, **dtypes.options)
+    assert_same(out.swapaxes(-2, -3), expected)
 
 
+@uniform_dtype
 def test_strides_packed_qkv_views_match_oracle(
-    isa: str, rng: np.random.Generator
+    dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    packed = normal(rng, 2, 33, 3, 4, 16)
-    query, key, value = packed.transpose(2, 0, 1, 3, 4)
-    (out,) = compare(query, key, value, layout="bshd", causal=True)
+    packed = normal(rng, 2, 33, 3, 4, 16, dtype=dtypes.query)
+    inputs = packed.transpose(2, 0, 1, 3, 4)
+    (out,) = compare(*inputs, layout="bshd", causal=True, **dtypes.options)
     assert out.shape == (2, 33, 4, 16)
 
 
+@pytest.mark.parametrize("q_len", [1, 40], ids=["decode", "prefill"])
+@every_dtype
 def test_strides_cache_view_is_read_to_its_length_only(
-    isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, isa: str, rng: np.random.Generator
 ) -> None:
-    cache = np.full((2, 2, 512, 16), np.nan, np.float32)
-    cache[:, :, :100] = normal(rng, 2, 2, 100, 16)
-    view = cache[:, :, :100]
-    (out,) = compare(normal(rng, 2, 4, 1, 16), view, view)
+    cache = np.full((2, 2, 512, 16), np.nan, dtypes.cache)
+    cache[:, :, :99] = normal(rng, 2, 2, 99, 16, dtype=dtypes.cache)
+    view = cache[:, :, :99]
+    query = normal(rng, 2, 4, q_len, 16, dtype=dtypes.query)
+    (out,) = compare(query, view, view, **dtypes.options)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("head_dim", [1, 7, 8, 15, 16, 17, 33, 40])
+@pytest.mark.parametrize("q_len", [1, 3, 40])
+@every_dtype
+def test_strides_nothing_between_rows_is_read(
+    dtypes: Dtypes, q_len: int, head_dim: int, isa: str, rng: np.random.Generator
+) -> None:
+    # Every row ends before NaN: a vector that reads past it would show.
+    sizes = Sizes(q_len=q_len, kv_len=21, head_dim=head_dim, head_dim_v=head_dim)
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    spaced = [np.full((*x.shape[:-1], 64), np.nan, x.dtype) for x in inputs]
+    for wide, x in zip(spaced, inputs, strict=True):
+        wide[..., :head_dim] = x
+    assert_same(
+        cpuattn.attention(*(x[..., :head_dim] for x in spaced), **dtypes.options),
+        cpuattn.attention(*inputs, **dtypes.options),
+    )
 
 
 def axis_subsets() -> list[tuple[int, ...]]:
@@ -174,62 +212,76 @@ def subset_id(axes: tuple[int, ...]) -> str:
     return "+".join(names[a] for a in axes) or "none"
 
 
-@pytest.mark.parametrize("style", ["size_1", "stride_0"])
-@pytest.mark.parametrize("q_len", [1, 21], ids=["decode", "prefill"])
-@pytest.mark.parametrize("axes", axis_subsets(), ids=subset_id)
+@pytest.mark.parametrize(
+    ("axes", "q_len", "style", "dtypes"),
+    sampled(
+        {subset_id(axes): axes for axes in axis_subsets()},
+        {"decode": 1, "prefill": 21},
+        ["size_1", "stride_0"],
+    ),
+)
 def test_strides_mask_and_bias_broadcast_over_axes(
-    axes: tuple[int, ...], q_len: int, style: str, isa: str, rng: np.random.Generator
+    axes: tuple[int, ...],
+    q_len: int,
+    style: str,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
     sizes = Sizes(q_len=q_len, kv_len=70)
     shape = tuple(1 if a in axes else n for a, n in enumerate(sizes.scores))
     mask, bias = rng.random(shape) < 0.6, normal(rng, *shape)
     if style == "stride_0":
         mask, bias = (np.broadcast_to(x, sizes.scores) for x in (mask, bias))
-    inputs = sizes.qkv(rng)
-    (masked,) = compare(*inputs, mask=mask)
-    (biased,) = compare(*inputs, bias=bias)
-    (both,) = compare(*inputs, mask=mask, bias=bias)
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    (masked,) = compare(*inputs, mask=mask, **dtypes.options)
+    (biased,) = compare(*inputs, bias=bias, **dtypes.options)
+    (both,) = compare(*inputs, mask=mask, bias=bias, **dtypes.options)
     assert masked.shape == biased.shape == both.shape == (2, 4, q_len, 16)
 
 
-@pytest.mark.parametrize("q_len", [1, 21], ids=["decode", "prefill"])
-@pytest.mark.parametrize("rank", range(6))
+@pytest.mark.parametrize(
+    ("rank", "q_len", "dtypes"), sampled(range(6), {"decode": 1, "prefill": 21})
+)
 def test_strides_mask_and_bias_of_every_rank(
-    rank: int, q_len: int, isa: str, rng: np.random.Generator
+    rank: int, q_len: int, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
     sizes = Sizes(batch=(2, 3), q_len=q_len, kv_len=70)
     shape = sizes.scores[len(sizes.scores) - rank :]
     (out,) = compare(
-        *sizes.qkv(rng),
+        *sizes.qkv(rng, dtypes=dtypes),
+        **dtypes.options,
         mask=np.asarray(rng.random(shape) < 0.6),
         bias=np.asarray(rng.standard_normal(shape, np.float32)),
     )
     assert out.shape == (2, 3, 4, q_len, 16)
 
 
-@pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
+@pytest.mark.parametrize(("stride", "dtypes"), sampled(STRIDES))
 def test_strides_mask_alone_match_oracle(
-    stride: Stride, isa: str, rng: np.random.Generator
+    stride: Stride, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
     mask = stride(rng.random(SIZES.scores) < 0.4)
-    (out,) = compare(*SIZES.qkv(rng), mask=mask)
+    (out,) = compare(*SIZES.qkv(rng, dtypes=dtypes), mask=mask, **dtypes.options)
     assert out.shape == (2, 3, 4, 21, 20)
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("step", [2, -1, 0])
+@pytest.mark.parametrize(
+    ("step", "integer", "dtypes"), sampled([2, -1, 0], ["int32", "int64"])
+)
 def test_strides_of_integer_arguments(
-    step: int, dtype: type, isa: str, rng: np.random.Generator
+    step: int, integer: str, dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
     def strided(longest: int, *shape: int) -> Array:
-        values = rng.integers(0, longest, (*shape[:-1], 2 * shape[-1])).astype(dtype)
+        values = rng.integers(0, longest, (*shape[:-1], 2 * shape[-1])).astype(integer)
         if step == 0:
             return np.broadcast_to(values[..., :1], shape)
         return values[..., ::step][..., : shape[-1]]
 
     sizes = Sizes(batch=(3,), q_len=21, kv_len=70)
     (out,) = compare(
-        *sizes.qkv(rng),
+        *sizes.qkv(rng, dtypes=dtypes),
+        **dtypes.options,
         q_lengths=strided(22, 3),
         kv_lengths=strided(71, 3),
         causal=strided(50, 3),
@@ -239,8 +291,8 @@ def test_strides_of_integer_arguments(
     assert out.shape == (3, 4, 21, 16)
 
 
-def empty_like(shape: tuple[int, ...]) -> Array:
-    return np.full(shape, -7, np.float32)
+def empty(shape: tuple[int, ...], dtypes: Dtypes = FLOAT32) -> Array:
+    return np.full(shape, -7, dtypes.query)
 
 
 OUTS: dict[str, Callable[[Array], Array]] = {
@@ -250,48 +302,58 @@ OUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@pytest.mark.parametrize("layout", ["bhsd", "bshd"])
-@pytest.mark.parametrize("sizes", [SIZES, DECODE], ids=["prefill", "decode"])
-@pytest.mark.parametrize("stride", OUTS.values(), ids=OUTS)
+@pytest.mark.parametrize(
+    ("stride", "sizes", "layout", "dtypes"), sampled(OUTS, KERNELS, ["bhsd", "bshd"])
+)
 def test_strides_of_out_get_the_result_to_the_bit(
-    stride: Stride, sizes: Sizes, layout: str, isa: str, rng: np.random.Generator
+    stride: Stride,
+    sizes: Sizes,
+    layout: str,
+    dtypes: Dtypes,
+    isa: str,
+    rng: np.random.Generator,
 ) -> None:
-    inputs = sizes.qkv(rng, layout)
-    expected = cpuattn.attention(*inputs, layout=layout)
-    out = stride(empty_like(expected.shape))
-    assert cpuattn.attention(*inputs, layout=layout, out=out) is out
-    np.testing.assert_array_equal(out, expected)
+    inputs = sizes.qkv(rng, layout, dtypes)
+    options = {"layout": layout, **dtypes.options}
+    expected = cpuattn.attention(*inputs, **options)
+    out = stride(empty(expected.shape, dtypes))
+    assert cpuattn.attention(*inputs, **options, out=out) is out
+    assert_same(out, expected)
 
 
+@pytest.mark.parametrize("q_len", [1, 37])
+@every_dtype
 def test_strides_out_leaves_its_surroundings_alone(
-    isa: str, rng: np.random.Generator
+    dtypes: Dtypes, q_len: int, isa: str, rng: np.random.Generator
 ) -> None:
-    sizes = Sizes(q_len=37, kv_len=50, head_dim_v=19)
-    wide = empty_like((2, 6, 40, 25))
-    out = wide[:, 1:5, 2:39, 3:22]
-    inputs = sizes.qkv(rng)
-    returned = cpuattn.attention(*inputs, out=out)
+    sizes = Sizes(q_len=q_len, kv_len=50, head_dim_v=19)
+    wide = empty((2, 6, 40, 25), dtypes)
+    out = wide[:, 1:5, 2 : q_len + 2, 3:22]
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    returned = cpuattn.attention(*inputs, out=out, **dtypes.options)
     assert returned is out
-    np.testing.assert_array_equal(out, cpuattn.attention(*inputs))
+    assert_same(out, cpuattn.attention(*inputs, **dtypes.options))
     out[...] = -7
     assert (wide == -7).all()
 
 
+@every_dtype
 def test_strides_split_keys_write_to_strided_out(
-    isa: str, rng: np.random.Generator
+    dtypes: Dtypes, isa: str, rng: np.random.Generator
 ) -> None:
-    inputs = qkv(rng, batch=(1,), heads=4, kv_heads=1, q_len=2, kv_len=5000)
-    expected = cpuattn.attention(*inputs)
-    out = every_other(empty_like(expected.shape))
-    cpuattn.attention(*inputs, out=out)
-    np.testing.assert_array_equal(out, expected)
+    sizes = Sizes((1,), heads=4, kv_heads=1, q_len=2, kv_len=5000)
+    inputs = sizes.qkv(rng, dtypes=dtypes)
+    expected = cpuattn.attention(*inputs, **dtypes.options)
+    out = every_other(empty(expected.shape, dtypes))
+    cpuattn.attention(*inputs, out=out, **dtypes.options)
+    assert_same(out, expected)
 
 
 def test_strides_out_with_lse_and_weights_is_first_of_the_tuple(
     isa: str, rng: np.random.Generator
 ) -> None:
     inputs = SIZES.qkv(rng)
-    out = every_other(empty_like((2, 3, 4, 21, 20)))
+    out = every_other(empty((2, 3, 4, 21, 20)))
     returned = compare(*inputs, out=out, return_lse=True, return_weights=True)
     assert returned[0] is out
 
