@@ -113,9 +113,10 @@ def allowance(
     """Return the greatest error that numbers of this dtype may have.
 
     It is twice the greatest error of the naive computation (of the worst, where several
-    are given) plus `floor` plus one ulp of the output scale: the greatest output where
-    `scale` does not say better. The ulp is that of the numbers computed with: rounding
-    to 16 bits is in the naive error already.
+    are given) plus `floor` plus two ulp of the output scale: the greatest output where
+    `scale` does not say better. exp2 alone may be 1.2 ulp off (vmath_test.cpp), and the
+    naive computation of few elements may be right by luck. The ulp is that of the
+    numbers computed with: rounding to 16 bits is in the naive error already.
     """
     finite = is_finite(oracle, dtype)
     if not finite.any():
@@ -124,7 +125,7 @@ def allowance(
     errors = [np.abs(x[finite].astype(exact.dtype) - exact).max() for x in naive]
     computed = np.float64 if dtype == np.float64 else np.float32
     ulp = np.finfo(computed).eps * max(float(np.abs(exact).max()), scale or 0.0)
-    return 2 * float(max(errors)) + float(ulp) + floor
+    return 2 * float(max(errors)) + 2 * float(ulp) + floor
 
 
 def assert_within(ours: Array, oracle: Array, allowed: float) -> None:
