@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -113,10 +114,9 @@ def allowance(
     """Return the greatest error that numbers of this dtype may have.
 
     It is twice the greatest error of the naive computation (of the worst, where several
-    are given) plus `floor` plus two ulp of the output scale: the greatest output where
-    `scale` does not say better. exp2 alone may be 1.2 ulp off (vmath_test.cpp), and the
-    naive computation of few elements may be right by luck. The ulp is that of the
-    numbers computed with: rounding to 16 bits is in the naive error already.
+    are given) plus `floor` plus one ulp of the output scale: the greatest output where
+    `scale` does not say better. The ulp is that of the numbers computed with: rounding
+    to 16 bits is in the naive error already.
     """
     finite = is_finite(oracle, dtype)
     if not finite.any():
@@ -124,8 +124,9 @@ def allowance(
     exact = oracle[finite]
     errors = [np.abs(x[finite].astype(exact.dtype) - exact).max() for x in naive]
     computed = np.float64 if dtype == np.float64 else np.float32
-    ulp = np.finfo(computed).eps * max(float(np.abs(exact).max()), scale or 0.0)
-    return 2 * float(max(errors)) + 2 * float(ulp) + floor
+    info = np.finfo(computed)
+    ulp = info.eps * max(float(np.abs(exact).max()), scale or 0.0)
+    return 2 * float(max(errors)) + float(max(ulp, info.smallest_subnormal)) + floor
 
 
 def assert_within(ours: Array, oracle: Array, allowed: float) -> None:
@@ -142,16 +143,18 @@ def assert_within(ours: Array, oracle: Array, allowed: float) -> None:
 
 
 # The exp2 of weights that are rounded to bfloat16 is a shorter polynomial: its relative
-# error (cpp/kernels/vmath.inl.h) is what a sum of weights has, and its logarithm.
+# error (cpp/kernels/vmath.inl.h) is that of a sum of weights, and its logarithm's error;
+# a weight divided by the sum may have twice as much.
 SHORT_EXP2 = 2.8e-6
 # Products of bfloat16 take denormal numbers and sums as 0 (docs/semantics.md).
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def to_bfloat16(array: Array) -> Array:
-    """Return the nearest numbers of bfloat16."""
-    with np.errstate(over="ignore"):
-        return array.astype(BFLOAT16).astype(array.dtype)
+    """Return the nearest numbers of bfloat16, of which a finite one stays finite."""
+    greatest = array.dtype.type(ml_dtypes.finfo(BFLOAT16).max)
+    limited = np.where(np.isfinite(array), np.clip(array, -greatest, greatest), array)
+    return limited.astype(BFLOAT16).astype(array.dtype)
 
 
 def multiplied(
@@ -168,6 +171,13 @@ def multiplied(
         return a, b
     c, d = to_bfloat16(left - a), to_bfloat16(right - b)
     return np.concatenate([a, a, c], -1), np.concatenate([b, d, b], axis)
+
+
+def as_multiplied(array: Array, *inputs: Array, **options: Any) -> Array:
+    """Return float32 or float64 numbers that a call with these arguments multiplies."""
+    products = cpuattn.explain(*inputs, **options)["products"]
+    wide = array.astype(np.float64 if products == "float64" else np.float32)
+    return to_bfloat16(wide) if products == "bfloat16" else wide
 
 
 def weighted(
@@ -282,7 +292,10 @@ def allowances(call: Call, products: str) -> list[float]:
     options = call.options | {"count": count, "products": products}
     naive = naive_results(*call.inputs, **options)
     scales = {"lse": 1.0, **rounding_scales(*call.inputs, **call.options)}
-    floors = {"out": SMALLEST, "lse": SHORT_EXP2} if "bfloat16" in products else {}
+    floors = {}
+    if products.startswith("bfloat16"):
+        weight = 2 * SHORT_EXP2 * float(np.nan_to_num(exact[-1]).max(initial=0.0))
+        floors = {"out": SMALLEST, "lse": SHORT_EXP2, "weights": weight}
     return [
         allowance(
             exact[n],
@@ -319,8 +332,10 @@ def rounding_scales(
     """Return the scales that the rounding of out and of the weights depends on.
 
     Terms that cancel leave an output smaller than themselves, so it is the root of
-    their summed squares; and a score is rounded before it becomes a weight, so that a
-    score of 100 makes the error of its weight 100 times greater.
+    their summed squares (their sum for a few rows with a softcap: it makes scores
+    equal, and equal scores have errors that do not cancel); and a score is rounded before it becomes a weight, so that a
+    score of 100 makes the error of its weight 100 times greater, and so does a sink
+    above it.
     """
     options |= {"return_lse": True, "return_weights": "after_dropout"}
     _, lse, weights = reference.attention(query, key, value, **options)
@@ -329,7 +344,11 @@ def rounding_scales(
     with np.errstate(divide="ignore", invalid="ignore"):
         score = np.abs(lse + np.log(largest))
     size = np.maximum(np.where(np.isfinite(score), score, 0), 1)
-    terms = np.sqrt((weights**2).sum(-1)) * size
+    if options.get("sinks") is not None:
+        sink = np.asarray(options["sinks"], np.float64)[:, None]
+        size = np.where(sink > size, sink, size)
+    power = 1 if options.get("softcap") and lse.size <= 16 else 2
+    terms = (weights**power).sum(-1) ** (1 / power) * size
     value = value.astype(np.float64)
     greatest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
     return {
