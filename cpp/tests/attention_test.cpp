@@ -343,41 +343,6 @@ void test_fully_masked(Report& report) {
   });
 }
 
-// A number among float32 values, for products of bfloat16.
-struct OddNumber {
-  Precision precision;
-  float value;
-  bool is_held;  // by terms of bfloat16, if not by one
-};
-constexpr OddNumber kOddNumbers[] = {{Precision::kMedium, 3.4e38f, false},
-                                     {Precision::kMedium, -3.4e38f, false},
-                                     {Precision::kHigh, 3.4e38f, true},
-                                     {Precision::kHigh, -3.4e38f, true},
-                                     {Precision::kHigh, 1.0e-35f, false}};
-
-void test_odd_numbers(Report& report) {
-  report.subject("what bfloat16 does not hold is computed in float32, to the same bits");
-  for_usable([&](const Isa& isa) {
-    for (const auto& [precision, value, is_held] : kOddNumbers) {
-      for (const int64_t q_len : {int64_t{1}, int64_t{20}}) {
-        const std::vector<int64_t> shape = {1, 1, 1, q_len, 50, 64};
-        Inputs exact(test_seed(27), kPlain, shape);
-        Inputs inputs(test_seed(27), {kPlain.query, kPlain.kv, precision}, shape);
-        constexpr int64_t column = 6;
-        for (Inputs* in : {&exact, &inputs}) in->value.set(64 + column, static_cast<double>(value));
-        const Text text(isa, inputs);
-        report.expect(exact.run(isa, 1) && inputs.run(isa, 1), "%s", text.text);
-        const double want = exact.out.number(column);
-        const double got = inputs.out.number(column);
-        const bool right = is_held ? std::abs(got - want) <= 1.0e-3 * std::abs(want)
-                                   : exact.results() == inputs.results();
-        report.expect(right, "%s, value %g by %s: got %g, expected %g", text.text,
-                      static_cast<double>(value), inputs.multiplied, got, want);
-      }
-    }
-  });
-}
-
 // A chunk of keys is merged in the numbers that the kernel computes with: a state of 16 bits would
 // show in float32 out of a 16-bit cache, one of float32 in float64.
 void test_split(Report& report) {
@@ -407,7 +372,6 @@ int main() {
   cpuattn::Report report;
   cpuattn::test_values(report);
   cpuattn::test_split(report);
-  cpuattn::test_odd_numbers(report);
   cpuattn::test_threads(report);
   cpuattn::test_batch(report);
   cpuattn::test_callers(report);
