@@ -143,8 +143,8 @@ def assert_within(ours: Array, oracle: Array, allowed: float) -> None:
 
 
 # The exp2 of weights that are rounded to bfloat16 is a shorter polynomial: its relative
-# error (cpp/kernels/vmath.inl.h) is that of a sum of weights, and its logarithm's error;
-# a weight divided by the sum may have twice as much.
+# error (cpp/kernels/vmath.inl.h) is that of a sum of weights, and the error of its
+# logarithm; a weight divided by the sum may have twice as much.
 SHORT_EXP2 = 2.8e-6
 # Products of bfloat16 take denormal numbers and sums as 0 (docs/semantics.md).
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -333,9 +333,9 @@ def rounding_scales(
 
     Terms that cancel leave an output smaller than themselves, so it is the root of
     their summed squares (their sum for a few rows with a softcap: it makes scores
-    equal, and equal scores have errors that do not cancel); and a score is rounded before it becomes a weight, so that a
-    score of 100 makes the error of its weight 100 times greater, and so does a sink
-    above it.
+    equal, and equal scores have errors that do not cancel). A score is rounded before
+    it becomes a weight, so that a score of 100 makes the error of its weight 100 times
+    greater, and so does a sink above it.
     """
     options |= {"return_lse": True, "return_weights": "after_dropout"}
     _, lse, weights = reference.attention(query, key, value, **options)

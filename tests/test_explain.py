@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import BFLOAT16, Dtypes, every_dtype
 from options import OPTIONS, Sizes
-from support import Array, qkv
+from support import COMPILED_ISAS, Array, qkv
 
 KEYS: dict[str, type] = {
     "isa": str,
     "kernel": str,
+    "products": str,
     "lanes": int,
     "row_tile": int,
     "row_block": int,
@@ -204,15 +206,42 @@ def test_explain_notes_split_keys(isa: str) -> None:
     assert not any("split" in note for note in plan_of(1, 100)["notes"])
 
 
-def test_explain_follows_precision(isa: str) -> None:
-    plans = [plan_of(64, 64, precision=p) for p in ("highest", "high", "medium")]
-    found = [plan["products"] for plan in plans]
-    expected = {
-        "amx_bf16": ["float32", "bfloat16 x3", "bfloat16"],
-        "avx512_bf16": ["float32", "float32", "bfloat16"],
-        "neon_bf16": ["float32", "float32", "bfloat16"],
-    }
-    assert found == expected.get(isa, ["float32"] * 3)
+def products_of(
+    dtypes: Dtypes, precision: str, isa: str, *, many_rows: bool = True
+) -> str:
+    """Return the products that docs/semantics.md and docs/design.md speak of."""
+    uniform = dtypes.query if dtypes.query == dtypes.cache else None
+    if uniform == np.float64:
+        return "float64"
+    if not isa.endswith("_bf16"):
+        return "float32"
+    if not many_rows and (isa == "amx_bf16" or dtypes.cache != BFLOAT16):
+        return "float32"
+    if uniform == BFLOAT16 or precision == "medium":
+        return "bfloat16"
+    if isa == "amx_bf16" and (uniform == np.float16 or precision == "high"):
+        return "bfloat16 x3"
+    return "float32"
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("q_len", [1, 512], ids=["decode", "prefill"])
+@every_dtype
+def test_explain_products_follow_dtypes_and_precision(
+    dtypes: Dtypes, q_len: int, precision: str, isa: str
+) -> None:
+    query = np.broadcast_to(dtypes.query.type(0), (1, 8, q_len, 64))
+    key = np.broadcast_to(dtypes.cache.type(0), (1, 8, 512, 64))
+    plan = cpuattn.explain(query, key, key, precision=precision)
+    expected = products_of(dtypes, precision, isa, many_rows=q_len > 1)
+    assert plan["products"] == expected
+    assert plan["isa"] == isa
+
+
+def test_explain_precision_changes_no_plan_of_float64(isa: str) -> None:
+    x = np.broadcast_to(np.float64(0), (1, 8, 64, 64))
+    plans = [cpuattn.explain(x, x, x, precision=p) for p in ("highest", "medium")]
+    assert plans[0] == plans[1]
 
 
 def test_explain_info_reports_what_runs(isa: str) -> None:
@@ -222,6 +251,15 @@ def test_explain_info_reports_what_runs(isa: str) -> None:
     names = [row["name"] for row in report["isas"] if row["usable"]]
     assert names == list(cpuattn.available_isas())
     assert all(row["reason"] for row in report["isas"] if not row["usable"])
+
+
+@pytest.mark.parametrize("name", [row["name"] for row in COMPILED_ISAS])
+def test_explain_isa_runs_or_says_why_not(name: str) -> None:
+    row = next(row for row in COMPILED_ISAS if row["name"] == name)
+    assert row["usable"] == (not row["reason"]) == (name in cpuattn.available_isas())
+    if not row["usable"]:
+        with pytest.raises(RuntimeError, match="CPUATTN_ISA: must be one of"):
+            cpuattn._core.set_isa(name)
 
 
 def test_explain_result_is_a_new_dict(isa: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import FLOAT32, Dtypes, every_dtype
 from support import expect_success
 
 LINUX = pytest.mark.skipif(
@@ -143,6 +144,38 @@ print(json.dumps([rise, plan["copies"]]))
     assert rise < LIMIT, f"peak rose by {rise / 2**20:.1f} MiB; copies: {copies}"
 
 
+ARRAYS = """
+import ml_dtypes
+def make(dtype, *shape):
+    array = np.empty(shape, dtype)
+    for row in array.reshape(-1, shape[-1]):
+        row[...] = 0.5
+    return array
+"""
+
+
+@LINUX
+@pytest.mark.native
+@pytest.mark.parametrize("q_len", [1, 300])
+@pytest.mark.parametrize("stride", ["", "[..., ::-1]"], ids=["plain", "reversed"])
+@every_dtype
+def test_memory_no_dtype_is_converted_whole(
+    dtypes: Dtypes, stride: str, q_len: int, isa: str
+) -> None:
+    # The smallest array of keys has 8 MiB: as float32 it would be 16 MiB.
+    code = f"""{PEAK}{ARRAYS}
+query = make("{dtypes.query}", 1, 2, {q_len}, 64)
+key, value = (make("{dtypes.cache}", 1, 2, 32768, 64) for _ in range(2))
+out = make("{dtypes.query}", 1, 2, {q_len}, 64)
+options = dict(window=(20000, 3000), out=out, precision="{dtypes.precision}")
+def call():
+    cpuattn.attention(query{stride}, key{stride}, value{stride}, **options)
+print(peak_rise(call))
+"""
+    rise = int(expect_success(code, CPUATTN_ISA=isa))
+    assert rise < LIMIT, f"peak rose by {rise / 2**20:.1f} MiB"
+
+
 @LINUX
 @pytest.mark.native
 @pytest.mark.parametrize("style", ["rank_2", "row", "stride_0", "transposed"])
@@ -167,25 +200,37 @@ print(peak_rise(lambda: cpuattn.attention(query, key, value, mask=mask, bias=bia
     assert rise < LIMIT, f"peak rose by {rise / 2**20:.1f} MiB"
 
 
-def planned(length: int, **options: Any) -> dict[str, Any]:
-    x = np.broadcast_to(np.float32(0), (1, 1, length, 64))
-    return cpuattn.explain(x, x, x, **options)
+def planned(
+    dtypes: Dtypes, length: int, heads: int = 1, head_dim: int = 64
+) -> dict[str, Any]:
+    shape = (1, heads, length, head_dim)
+    query = np.broadcast_to(dtypes.query.type(0), shape)
+    key = np.broadcast_to(dtypes.cache.type(0), shape)
+    return cpuattn.explain(query, key, key, **dtypes.options)
 
 
 @pytest.mark.parametrize("length", [1, 100, 4096, LENGTH, 2**20])
-def test_memory_scratch_is_at_most_1_mb_per_thread(length: int, isa: str) -> None:
-    plan = planned(length)
+@every_dtype
+def test_memory_scratch_is_at_most_1_mb_per_thread(
+    dtypes: Dtypes, length: int, isa: str
+) -> None:
+    plan = planned(dtypes, length)
     assert 0 <= plan["workspace_bytes"] <= 2**20
 
 
-def test_memory_scratch_does_not_grow_with_length(isa: str) -> None:
-    assert planned(2**20)["workspace_bytes"] == planned(2**14)["workspace_bytes"]
+@every_dtype
+def test_memory_scratch_does_not_grow_with_length(dtypes: Dtypes, isa: str) -> None:
+    long, longer = (planned(dtypes, n)["workspace_bytes"] for n in (2**14, 2**20))
+    assert long == longer
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256, 576])
-def test_memory_scratch_of_wide_heads_is_at_most_1_mb(head_dim: int, isa: str) -> None:
-    x = np.broadcast_to(np.float32(0), (1, 4, 8192, head_dim))
-    assert cpuattn.explain(x, x, x)["workspace_bytes"] <= 2**20
+@every_dtype
+def test_memory_scratch_of_wide_heads_is_at_most_1_mb(
+    dtypes: Dtypes, head_dim: int, isa: str
+) -> None:
+    plan = planned(dtypes, 8192, heads=4, head_dim=head_dim)
+    assert plan["workspace_bytes"] <= 2**20
 
 
 def test_memory_that_cannot_be_had_is_a_memory_error() -> None:
@@ -244,10 +289,11 @@ import cpuattn
 
 allocations = ctypes.CDLL(None).allocations
 allocations.restype = ctypes.c_long
+import ml_dtypes
 rng = np.random.default_rng(0)
 heads, kv_heads, kv_len = {sizes}
-query = rng.standard_normal((1, heads, 1, 64), np.float32)
-key, value = rng.standard_normal((2, 1, kv_heads, kv_len, 64), np.float32)
+query = rng.standard_normal((1, heads, 1, 64)).astype("{dtypes.query}")
+key, value = rng.standard_normal((2, 1, kv_heads, kv_len, 64)).astype("{dtypes.cache}")
 out = np.zeros_like(query)
 options = dict({options})
 
@@ -266,9 +312,11 @@ print(*counts)
 """
 
 
-def counted(counter: str, sizes: str, options: str) -> list[int]:
+def counted(
+    counter: str, sizes: str, options: str, dtypes: Dtypes = FLOAT32
+) -> list[int]:
     """Allocations in four rounds of 60 calls, after a warm-up."""
-    code = LOOP.format(sizes=sizes, options=options)
+    code = LOOP.format(sizes=sizes, options=options, dtypes=dtypes)
     return [int(n) for n in expect_success(code, LD_PRELOAD=counter).split()]
 
 
@@ -314,6 +362,15 @@ def test_memory_decode_loop_of_any_size_allocates_nothing(
     sizes: str, counter: str
 ) -> None:
     assert_steady(counted(counter, sizes, "num_threads=2"))
+
+
+@pytest.mark.native
+@every_dtype
+def test_memory_decode_loop_of_any_dtype_allocates_nothing(
+    dtypes: Dtypes, counter: str
+) -> None:
+    options = f"num_threads=2, precision='{dtypes.precision}'"
+    assert_steady(counted(counter, DECODE_SIZES["gqa_threads"], options, dtypes))
 
 
 @pytest.mark.native
