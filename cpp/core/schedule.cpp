@@ -12,9 +12,9 @@ namespace {
 // The query and output of an item stay in L2 beside a kv block.
 constexpr int64_t kItemBytes = 128 * 1024;
 constexpr int64_t kMaxTilesPerItem = 4;
-// A matrix unit is so fast that transposing values for it must be shared by more rows.
-constexpr int64_t kMatrixItemBytes = 512 * 1024;
-constexpr int64_t kMatrixTilesPerItem = 16;
+// Where keys and values are copied into another type, more rows share the copy of a block.
+constexpr int64_t kCopyingItemBytes = 512 * 1024;
+constexpr int64_t kCopyingTilesPerItem = 16;
 // Keys are split only where few rows would leave threads idle, in chunks of about this many keys.
 constexpr int64_t kChunkKeys = 1024;
 constexpr int64_t kSplitRows = 128;
@@ -95,9 +95,9 @@ void choose_row_blocks(const AttentionProblem& p, Plan& plan) {
   const int64_t tile = plan.is_decode ? rows : plan.kernel->row_tile;
   const int64_t tiles = divide_up(rows, tile);
   const int64_t tile_bytes = tile * real_size(p) * std::max<int64_t>(p.head_dim + p.head_dim_v, 1);
-  const bool matrix = plan.table->max_planes > 1;
+  const bool copies = plan.table == plan.isa->bfloat16 || item_size(p.key.dtype) != real_size(p);
   int64_t per_item =
-      matrix ? std::clamp<int64_t>(kMatrixItemBytes / tile_bytes, 1, kMatrixTilesPerItem)
+      copies ? std::clamp<int64_t>(kCopyingItemBytes / tile_bytes, 1, kCopyingTilesPerItem)
              : std::clamp<int64_t>(kItemBytes / tile_bytes, 1, kMaxTilesPerItem);
   while (per_item > 1 && plan.groups * divide_up(tiles, per_item) < 3 * plan.threads) --per_item;
   plan.row_blocks = divide_up(tiles, per_item);

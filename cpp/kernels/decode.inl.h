@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kDecodeKeys = kWordKeys;  // one visibility word a block
 constexpr int64_t kPrefetchBytes = 4096;    // how far ahead of both streams
 constexpr int64_t kTurn = 8;                // keys after which the two products take turns
-constexpr int kQuad = 4;                    // keys that are treated together
+constexpr int kQuad = 4;                    // keys, or units of values, treated together
 
 // Scores, then weights, of one block, and what is known about its keys.
 struct DecodeBlock {
@@ -273,9 +273,9 @@ CPUATTN_NOINLINE void score_keys(const WorkItem& item, const DecodeState& s,
   });
 }
 
-// Takes the values [begin, end) of a block into s.block_sum, four at a time. Fewer are left only at
-// the end of a row's keys: no key may stand in for them, its weight of 0 would turn an infinite
-// value into NaN.
+// Takes the values [begin, end) of a block into s.block_sum, kQuad units at a time. Fewer are left
+// only at the end of a row's keys: no key may stand in for them, its weight of 0 would turn an
+// infinite value into NaN.
 template <class As>
 CPUATTN_NOINLINE void take_values(const WorkItem& item, const DecodeState& s,
                                   const DecodeBlock& block, int64_t begin, int64_t end) {
@@ -283,7 +283,7 @@ CPUATTN_NOINLINE void take_values(const WorkItem& item, const DecodeState& s,
   for_groups<kDotRows>(0, s.rows, [&](int64_t r, auto size) CPUATTN_LAMBDA {
     constexpr int R = decltype(size)::value;
     Real* sums = s.block_sum + r * s.output_stride;
-    for_groups<kQuad>(begin, end, [&](int64_t key, auto keys) CPUATTN_LAMBDA {
+    for_groups<kQuad * kDepth>(begin, end, [&](int64_t key, auto keys) CPUATTN_LAMBDA {
       const Unit* weights = block.weights + (r * kDecodeKeys + key) / kDepth;
       if constexpr (kDepth == 1) {
         add_numbers<R, decltype(keys)::value, As>(rows.data + key * rows.step, rows.step, weights,

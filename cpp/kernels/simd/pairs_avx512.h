@@ -50,6 +50,7 @@ CPUATTN_INLINE void store_row_units(Unit* p, Vec v) {
 
 // Two rows into units of both: within each 128-bit lane first the low, then the high columns.
 CPUATTN_INLINE void interleave(Operand even, Operand odd, Operand (&pairs)[kDepth]) {
+  asm("" : "+v"(even), "+v"(odd));  // or GCC loads each of them twice, mostly across cache lines
   pairs[0] = (Operand)_mm512_unpacklo_epi16((__m512i)even, (__m512i)odd);
   pairs[1] = (Operand)_mm512_unpackhi_epi16((__m512i)even, (__m512i)odd);
 }
