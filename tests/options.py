@@ -125,6 +125,12 @@ OPTIONS: dict[str, Maker] = {
         "dropout_seed": 5,
         "dropout_broadcast": ("batch", "q_len"),
     },
+    "dropout_threefry": lambda rng, s: {
+        "dropout_p": 0.5,
+        "dropout_seed": 2**63 + 5,
+        "dropout_broadcast": ("heads",),
+        "dropout_generator": "threefry",
+    },
     "dropout_mask": lambda rng, s: {
         "dropout_p": 0.25,
         "dropout_mask": rng.random(s.scores) < 0.75,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cpuattn
-from cpuattn import reference
+from cpuattn import _draws, reference
 from dtypes import FLOAT32, Dtypes, every_dtype, sampled
 from options import Sizes
 from support import COMPILED_ISAS, Array, assert_same, compare, normal, qkv
@@ -145,6 +145,59 @@ def test_dropout_broadcast_shares_draws_along_axes(
     flat = keep.reshape(4, 4, 19, 35)
     shared = [(flat == np.take(flat, [0], axis)).all() for axis in range(4)]
     assert all(same for same, name in zip(shared, AXES, strict=True) if name in axes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "p", "seed", "dtypes"),
+    sampled(
+        {"+".join(x) or "none": x for x in axis_subsets()}, [0.1, 0.7, 1e-8], SEEDS[::3]
+    ),
+)
+def test_dropout_threefry_draws_are_those_of_jax(
+    axes: tuple[str, ...], p: float, seed: int, dtypes: Dtypes, isa: str
+) -> None:
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    sizes = Sizes(batch=(2, 2), heads=4, q_len=19, kv_len=35)
+    keep = kept(
+        sizes,
+        dtypes,
+        dropout_p=p,
+        dropout_seed=seed,
+        dropout_broadcast=axes,
+        dropout_generator="threefry",
+        **dtypes.options,
+    )
+    shape = [
+        1 if name in axes else size
+        for name, size in zip(AXES, (4, 4, 19, 35), strict=True)
+    ]
+    key = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+    wanted = np.asarray(jax.random.bernoulli(key, 1 - p, shape))
+    wanted = np.broadcast_to(wanted, (4, 4, 19, 35))
+    np.testing.assert_array_equal(keep.reshape(wanted.shape), wanted)
+
+
+def test_dropout_threefry_counts_beyond_32_bits(isa: str) -> None:
+    # 2**32 weights lie before the last batch element, which strides of 0 make cheap.
+    q_len, kv_len = 2**12, 2**18
+    query = np.broadcast_to(np.float32(0), (5, 1, q_len, 4))
+    key = np.broadcast_to(np.float32(0), (5, 1, kv_len, 4))
+    lengths = np.array([0, 0, 0, 0, 1])
+    value = np.zeros((5, 1, kv_len, 1), np.float32)
+    value[4, 0, 1] = kv_len
+    out = cpuattn.attention(
+        query,
+        key,
+        value,
+        q_lengths=lengths,
+        dropout_p=0.5,
+        dropout_seed=77,
+        dropout_generator="threefry",
+    )
+    index = np.array([4 * q_len * kv_len + 1], np.uint64)
+    is_kept = int(_draws.threefry(77, index)[0]) >> 31 == 0
+    assert index[0] > 2**32 - 1
+    np.testing.assert_allclose(out[4, 0, 0, 0], 2.0 if is_kept else 0.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("q_len", [1, 37])

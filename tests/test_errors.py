@@ -409,6 +409,14 @@ OPTIONS = {
     "dropout_broadcast_index": type_error(
         f"dropout_broadcast: {AXES_RULE}; got int", dropout_broadcast=(1,)
     ),
+    "dropout_generator_name": value_error(
+        "dropout_generator: must be 'philox' or 'threefry'; got 'jax'",
+        dropout_generator="jax",
+    ),
+    "dropout_generator_type": type_error(
+        "dropout_generator: must be 'philox' or 'threefry'; got int",
+        dropout_generator=1,
+    ),
     "return_weights_name": value_error(
         f"return_weights: {WEIGHTS_RULE}; got 'before'", return_weights="before"
     ),

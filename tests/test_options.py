@@ -12,7 +12,7 @@ import pytest
 import cpuattn
 from dtypes import Dtypes, sampled
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
-from support import compare, normal, qkv, rng_for
+from support import assert_within, compare, normal, qkv, rng_for
 
 SIZES = {
     "small": Sizes(),
@@ -183,6 +183,37 @@ def test_options_fully_masked_row_follows_policy(
     )
     assert np.isneginf(lse[..., -1]).all()
     assert np.isfinite(out[..., :-1, :]).all()
+
+
+@pytest.mark.parametrize("q_len", [1, 40])
+def test_options_mean_follows_what_hid_the_keys(
+    q_len: int, isa: str, rng: np.random.Generator
+) -> None:
+    # What softmax gives where a hidden score is a large negative number: mean of all
+    # values, of the keys that a mask hides beside a bias of -inf, or NaN without any.
+    query, key, value = qkv(rng, batch=(3,), q_len=q_len, kv_len=50, heads=2)
+    mask = np.ones((3, 1, 1, 50), bool)
+    mask[0] = False
+    mask[1, ..., 10:20] = False
+    bias = np.full((3, 1, 1, 50), -np.inf, np.float32)
+    out, weights = cpuattn.attention(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        fully_masked="mean",
+        return_weights=True,
+    )
+    exact = value.astype(np.float64)
+    for n, keys in ((0, slice(None)), (1, slice(10, 20))):
+        row = exact[n, :, keys].mean(-2)[:, None]
+        np.testing.assert_allclose(out[n], np.broadcast_to(row, out[n].shape), 1e-5)
+        share = np.zeros(50)
+        share[keys] = 1 / len(range(50)[keys])
+        assert_within(weights[n], np.broadcast_to(share, weights[n].shape), 1e-8)
+    assert np.isnan(out[2]).all()
+    assert np.isnan(weights[2]).all()
 
 
 def test_options_lengths_give_the_result_of_the_short_problem(

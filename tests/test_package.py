@@ -112,6 +112,7 @@ DEFAULTS = {
     "dropout_seed": None,
     "dropout_mask": None,
     "dropout_broadcast": (),
+    "dropout_generator": "philox",
     "fully_masked": "zero",
     "precision": "highest",
     "return_lse": False,

@@ -136,6 +136,8 @@ def problems(draw: Any) -> tuple[tuple[Array, Array, Array], dict[str, Any]]:
         options["dropout_seed"] = draw(st.integers(0, 2**64 - 1))
         axes = st.sets(st.sampled_from(["batch", "heads", "q_len", "kv_len"]))
         options["dropout_broadcast"] = tuple(draw(axes))
+        generator = st.sampled_from(["philox", "threefry"])
+        options["dropout_generator"] = draw(generator)
     if any_of("dropout_mask"):
         keep = np.asarray(rng.random(draw(broadcast(scores))) < 0.7)
         options["dropout_mask"] = draw(strided(keep))

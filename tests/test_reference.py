@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpuattn import reference
+from cpuattn import _draws, reference
 from options import OPTIONS, REPRESENTATIVES, Sizes, combine
 from support import Array, as_tuple, normal, qkv, rng_for
 
@@ -51,7 +51,7 @@ def test_philox_random123_vectors_match(
 ) -> None:
     # kat_vectors of Random123 1.14.0, lines "philox4x32 10".
     columns = [np.array([word], np.uint64) for word in counter]
-    drawn = reference._philox(key[0] | key[1] << 32, *columns)
+    drawn = _draws.philox(key[0] | key[1] << 32, *columns)
     assert tuple(drawn[0].tolist()) == words
 
 
@@ -104,6 +104,7 @@ def literal(
                 offset = int(kv_lengths[where] - q_lengths[where])
             group = h // (heads // kv_heads)
             scores = {}
+            hidden = []
             for j in range(kv_len):
                 visible = [
                     mask[where][h, i, j],
@@ -112,9 +113,11 @@ def literal(
                     right is None or right == -1 or j <= i + offset + right,
                     j < kv_lengths[where],
                     q_ids[where][i] == kv_ids[where][j],
-                    bias[where][h, i, j] != -math.inf,
                 ]
                 if not all(visible):
+                    hidden.append(j)
+                    continue
+                if bias[where][h, i, j] == -math.inf:
                     continue
                 row, column = query[where][h, i], key[where][group, j]
                 score = scale * sum(
@@ -133,11 +136,12 @@ def literal(
                 )
             if not scores and sinks is None:
                 policy = options.get("fully_masked", "zero")
-                constant = {"zero": 0.0, "mean": 1 / max(kv_len, 1), "nan": math.nan}
-                before[where][h, i] = after[where][h, i] = constant[policy]
-                if policy == "mean" and kv_len:
-                    out[where][h, i] = value[where][group].astype(float).mean(0)
-                elif policy == "nan":
+                if policy == "mean" and hidden:
+                    before[where][h, i, hidden] = 1 / len(hidden)
+                    after[where][h, i] = before[where][h, i]
+                    out[where][h, i] = value[where][group].astype(float)[hidden].mean(0)
+                elif policy == "nan" or (policy == "mean" and kv_len):
+                    before[where][h, i] = after[where][h, i] = math.nan
                     out[where][h, i] = math.nan
                 continue
             for j, score in scores.items():
@@ -149,8 +153,19 @@ def literal(
                     index = {"batch": n, "heads": h, "q_len": i, "kv_len": j}
                     b_, h_, i_, j_ = (0 if a in shared else x for a, x in index.items())
                     counter = (np.array([x], np.uint64) for x in (j_ // 4, i_, h_, b_))
-                    word = reference._philox(options["dropout_seed"], *counter)
+                    word = _draws.philox(options["dropout_seed"], *counter)
                     kept = int(word[0, j_ % 4]) >= round(p * 2**32)
+                    if options.get("dropout_generator") == "threefry":
+                        sizes = {"heads": heads, "q_len": q_len, "kv_len": kv_len}
+                        heads_, q_len_, kv_len_ = (
+                            1 if a in shared else size for a, size in sizes.items()
+                        )
+                        flat = ((b_ * heads_ + h_) * q_len_ + i_) * kv_len_ + j_
+                        bits = _draws.threefry(
+                            options["dropout_seed"], np.array([flat], np.uint64)
+                        )
+                        fraction = np.float32(int(bits[0]) >> 9) / np.float32(2**23)
+                        kept = bool(fraction < np.float32(1 - p))
                 if kept:
                     after[where][h, i, j] = weight / (1 - p)
                     out[where][h, i] += weight / (1 - p) * value[where][group, j]

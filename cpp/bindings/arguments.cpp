@@ -9,11 +9,32 @@
 namespace cpuattn {
 
 const char* const kParameterNames[kParameterCount] = {
-    "query",          "key",       "value",        "layout",         "mask",
-    "bias",           "causal",    "window",       "scale",          "softcap",
-    "alibi_slopes",   "sinks",     "q_lengths",    "kv_lengths",     "q_segment_ids",
-    "kv_segment_ids", "dropout_p", "dropout_seed", "dropout_mask",   "dropout_broadcast",
-    "fully_masked",   "precision", "return_lse",   "return_weights", "out",
+    "query",
+    "key",
+    "value",
+    "layout",
+    "mask",
+    "bias",
+    "causal",
+    "window",
+    "scale",
+    "softcap",
+    "alibi_slopes",
+    "sinks",
+    "q_lengths",
+    "kv_lengths",
+    "q_segment_ids",
+    "kv_segment_ids",
+    "dropout_p",
+    "dropout_seed",
+    "dropout_mask",
+    "dropout_broadcast",
+    "dropout_generator",
+    "fully_masked",
+    "precision",
+    "return_lse",
+    "return_weights",
+    "out",
     "num_threads",
 };
 
@@ -238,6 +259,16 @@ bool CallArguments::read_dropout() {
       return false;
     }
     core.has_seed = true;
+  }
+  if (PyObject* given = object[kDropoutGenerator]) {
+    static constexpr Choice choices[] = {
+        {"philox", static_cast<int>(DropoutGenerator::kPhilox)},
+        {"threefry", static_cast<int>(DropoutGenerator::kThreefry)}};
+    int value = 0;
+    if (!read_choice(kDropoutGenerator, given, choices, "'philox' or 'threefry'", value)) {
+      return false;
+    }
+    core.dropout_generator = static_cast<DropoutGenerator>(value);
   }
   PyObject* axes = object[kDropoutBroadcast];
   if (axes == nullptr) return true;

@@ -35,6 +35,7 @@ enum Parameter {
   kDropoutSeed,
   kDropoutMask,
   kDropoutBroadcast,
+  kDropoutGenerator,
   kFullyMasked,
   kPrecision,
   kReturnLse,

@@ -5,7 +5,7 @@
 namespace cpuattn {
 
 constexpr char kAttentionDoc[] =
-    R"(attention(query, key, value, *, layout='bhsd', mask=None, bias=None, causal=False, window=None, scale=None, softcap=None, alibi_slopes=None, sinks=None, q_lengths=None, kv_lengths=None, q_segment_ids=None, kv_segment_ids=None, dropout_p=0.0, dropout_seed=None, dropout_mask=None, dropout_broadcast=(), fully_masked='zero', precision='highest', return_lse=False, return_weights=False, out=None, num_threads=None)
+    R"(attention(query, key, value, *, layout='bhsd', mask=None, bias=None, causal=False, window=None, scale=None, softcap=None, alibi_slopes=None, sinks=None, q_lengths=None, kv_lengths=None, q_segment_ids=None, kv_segment_ids=None, dropout_p=0.0, dropout_seed=None, dropout_mask=None, dropout_broadcast=(), dropout_generator='philox', fully_masked='zero', precision='highest', return_lse=False, return_weights=False, out=None, num_threads=None)
 --
 
 Compute exact scaled dot-product attention.
@@ -59,13 +59,17 @@ dropout_p : float
     Probability with which a weight is dropped; kept ones are divided by 1 - dropout_p.
 dropout_seed : int, optional
     Seed of the draws, 0 to 2**64 - 1; needed when 0 < dropout_p < 1 without dropout_mask.
-    The draw of a weight depends on seed, batch, head, row and column only (Philox4x32-10).
+    The draw of a weight depends on seed, batch, head, row and column only.
 dropout_mask : ndarray, bool, optional
     True = keep, used instead of draws. Broadcasts like mask.
 dropout_broadcast : tuple of {'batch', 'heads', 'q_len', 'kv_len'}
     Axes along which all weights share one draw.
+dropout_generator : {'philox', 'threefry'}
+    Philox4x32-10, or the draws of ``jax.random.bernoulli(key, 1 - dropout_p, shape)``
+    with the seed ``key[0] << 32 | key[1]``, shape that of the weights without shared axes.
 fully_masked : {'zero', 'mean', 'nan'}
-    What a row with no visible key becomes: 0, the mean of all value rows, or NaN.
+    What a row with no visible key becomes: 0, the mean of all value rows (as in Keras, Flax
+    and JAX; NaN where only a bias of -inf hides keys), or NaN.
 precision : {'highest', 'high', 'medium'}
     Least accuracy of the products: 'highest' is float32's (float64's for float64); 'high'
     allows three bfloat16 products for one and 'medium' one, each only where a matrix unit
@@ -125,7 +129,7 @@ Examples
 )";
 
 constexpr char kExplainDoc[] =
-    R"(explain(query, key, value, *, layout='bhsd', mask=None, bias=None, causal=False, window=None, scale=None, softcap=None, alibi_slopes=None, sinks=None, q_lengths=None, kv_lengths=None, q_segment_ids=None, kv_segment_ids=None, dropout_p=0.0, dropout_seed=None, dropout_mask=None, dropout_broadcast=(), fully_masked='zero', precision='highest', return_lse=False, return_weights=False, out=None, num_threads=None)
+    R"(explain(query, key, value, *, layout='bhsd', mask=None, bias=None, causal=False, window=None, scale=None, softcap=None, alibi_slopes=None, sinks=None, q_lengths=None, kv_lengths=None, q_segment_ids=None, kv_segment_ids=None, dropout_p=0.0, dropout_seed=None, dropout_mask=None, dropout_broadcast=(), dropout_generator='philox', fully_masked='zero', precision='highest', return_lse=False, return_weights=False, out=None, num_threads=None)
 --
 
 Say how `attention` would run the same arguments, without running it.

@@ -18,16 +18,44 @@ void fill(const RowPlane& plane, const WorkItem& item, int64_t row, int64_t coun
   for (int64_t i = 0; i < count; ++i) store_element(out + i * plane.col_step, plane.dtype, x);
 }
 
+// Whether the row sees the key, its bias aside.
+bool sees(const WorkItem& item, int64_t row, int64_t key) {
+  const int64_t token = row / item.group;
+  const int64_t past = token + item.offset - key;
+  if (key >= item.kv_length) return false;
+  if (item.band_left != kOpen && past > item.band_left) return false;
+  if (item.band_right != kOpen && -past > item.band_right) return false;
+  if (item.mask.data != nullptr && plane_row(item.mask, item, row)[key * item.mask.col_step] == 0) {
+    return false;
+  }
+  return item.q_segments.data == nullptr ||
+         integer_at(item.q_segments, token) == integer_at(item.kv_segments, key);
+}
+
+// The keys that other libraries attend to in a row that sees none: hidden scores are a large
+// negative number there. All keys, unless a bias of -inf, which is less, emptied the row.
+bool stands_in(const WorkItem& item, int64_t row, int64_t key) {
+  return item.bias.data == nullptr || !sees(item, row, key);
+}
+
+int64_t count_stand_ins(const WorkItem& item, int64_t row) {
+  int64_t count = 0;
+  for (int64_t key = 0; key < item.kv_len; ++key) count += stands_in(item, row, key) ? 1 : 0;
+  return count;
+}
+
+// 0 without keys, NaN where they are all visible.
 template <class Real>
-void mean_of_values(const WorkItem& item, Real* mean) {
+void mean_of_values(const WorkItem& item, int64_t row, Real* mean) {
   const KvPlane& value = item.value;
+  const auto count = static_cast<double>(count_stand_ins(item, row));
   for (int64_t c = 0; c < item.head_dim_v; ++c) {
     double sum = 0.0;
     for (int64_t key = 0; key < item.kv_len; ++key) {
       const char* p = value.data + key * value.row_step + c * value.col_step;
-      sum += load_element<double>(p, value.dtype);
+      if (stands_in(item, row, key)) sum += load_element<double>(p, value.dtype);
     }
-    mean[c] = static_cast<Real>(item.kv_len > 0 ? sum / static_cast<double>(item.kv_len) : 0.0);
+    mean[c] = static_cast<Real>(item.kv_len > 0 ? sum / count : 0.0);
   }
 }
 
@@ -45,8 +73,14 @@ void fill_masked_row(const AttentionProblem& p, const WorkItem& item, int64_t ro
     fill(item.out, item, row, item.head_dim_v, kNan);
   }
   if (item.weights.data == nullptr) return;
-  fill(item.weights, item, row, item.kv_len,
-       is_mean ? 1.0 / static_cast<double>(item.kv_len) : kNan);
+  const int64_t count = is_mean ? count_stand_ins(item, row) : 0;
+  fill(item.weights, item, row, item.kv_len, count > 0 ? 1.0 / static_cast<double>(count) : kNan);
+  if (count == 0 || count == item.kv_len) return;
+  char* weights = plane_row(item.weights, item, row);
+  for (int64_t key = 0; key < item.kv_len; ++key) {
+    if (stands_in(item, row, key)) continue;
+    store_element(weights + key * item.weights.col_step, item.weights.dtype, 0.0);
+  }
 }
 
 double natural_lse(double row_max, double row_sum) {
@@ -77,8 +111,8 @@ void finish_rows(const AttentionProblem& p, const WorkItem& item, const PartialS
     }
     if (padding || state.row_sum[r] != 0 || p.fully_masked == FullyMasked::kZero) continue;
     if (p.fully_masked == FullyMasked::kMean && !have_mean) {
-      mean_of_values(item, mean);
-      have_mean = true;
+      mean_of_values(item, row, mean);
+      have_mean = item.bias.data == nullptr;
     }
     fill_masked_row(p, item, row, mean);
   }

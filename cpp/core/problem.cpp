@@ -249,6 +249,7 @@ bool check_options(const Arguments& args, AttentionProblem& p, Error& error) {
   p.dropout_p = args.dropout_p;
   p.dropout_seed = args.dropout_seed;
   p.dropout_broadcast = args.dropout_broadcast;
+  p.dropout_generator = args.dropout_generator;
   p.fully_masked = args.fully_masked;
   p.precision = args.precision;
   p.return_weights = args.return_weights;

@@ -33,6 +33,7 @@ enum class Layout : uint8_t { kBhsd, kBshd };
 enum class Diagonal : uint8_t { kBottomRight, kTopLeft, kOffset };
 enum class FullyMasked : uint8_t { kZero, kMean, kNan };
 enum class Precision : uint8_t { kHighest, kHigh, kMedium };
+enum class DropoutGenerator : uint8_t { kPhilox, kThreefry };
 enum class ReturnWeights : uint8_t { kNo, kBeforeDropout, kAfterDropout };
 
 enum BroadcastAxis : uint8_t {  // bits of Arguments::dropout_broadcast
@@ -57,6 +58,7 @@ struct Arguments {
   double scale = 0.0, softcap = 0.0, dropout_p = 0.0;
   uint64_t dropout_seed = 0;
   uint8_t dropout_broadcast = 0;
+  DropoutGenerator dropout_generator = DropoutGenerator::kPhilox;
   FullyMasked fully_masked = FullyMasked::kZero;
   Precision precision = Precision::kHighest;
   ReturnWeights return_weights = ReturnWeights::kNo;
@@ -92,6 +94,7 @@ struct AttentionProblem {
   double dropout_p = 0.0;
   uint64_t dropout_seed = 0;
   uint8_t dropout_broadcast = 0;
+  DropoutGenerator dropout_generator = DropoutGenerator::kPhilox;
   FullyMasked fully_masked = FullyMasked::kZero;
   Precision precision = Precision::kHighest;
   ReturnWeights return_weights = ReturnWeights::kNo;

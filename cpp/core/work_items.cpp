@@ -59,15 +59,26 @@ void resolve_band(const Resolver& from, WorkItem& item) {
   if (p.causal) item.band_right = std::min<int64_t>(item.band_right, 0);
 }
 
+// Draws of 32 bits from this on keep their weight; 2^32 keeps none. JAX compares 23 bits, as a
+// float32 below 1, with the float32 nearest to 1 - dropout_p.
+double drop_threshold(const AttentionProblem& p) {
+  if (p.dropout_generator == DropoutGenerator::kPhilox) {
+    return std::nearbyint(p.dropout_p * 4294967296.0);
+  }
+  const double keep = static_cast<float>(1.0 - p.dropout_p);
+  return 4294967296.0 - 512.0 * std::ceil(keep * 8388608.0);
+}
+
 void resolve_dropout(const Resolver& from, WorkItem& item) {
   const AttentionProblem& p = from.p;
   Dropout& d = item.dropout;
   d = {};
   item.weight_factor = 1.0;
   if (p.dropout_p == 0.0 && !p.dropout_mask) return;
-  const double threshold = std::nearbyint(p.dropout_p * 4294967296.0);
+  const double threshold = drop_threshold(p);
   d.active = true;
   d.keep_nothing = p.dropout_p == 1.0 || (!p.dropout_mask && threshold > 4294967295.0);
+  d.threefry = p.dropout_generator == DropoutGenerator::kThreefry;
   d.threshold = d.keep_nothing ? 0 : static_cast<uint32_t>(threshold);
   d.key[0] = static_cast<uint32_t>(p.dropout_seed);
   d.key[1] = static_cast<uint32_t>(p.dropout_seed >> 32);
@@ -76,6 +87,12 @@ void resolve_dropout(const Resolver& from, WorkItem& item) {
   d.shared_heads = (p.dropout_broadcast & kAxisHeads) != 0;
   d.shared_rows = (p.dropout_broadcast & kAxisQLen) != 0;
   d.shared_columns = (p.dropout_broadcast & kAxisKvLen) != 0;
+  const int64_t columns = d.shared_columns ? 1 : p.kv_len;
+  const int64_t rows = d.shared_rows ? 1 : p.q_len;
+  const int64_t heads = d.shared_heads ? 1 : p.num_heads;
+  d.row_step = static_cast<uint64_t>(d.shared_rows ? 0 : columns);
+  d.head_step = static_cast<uint64_t>(d.shared_heads ? 0 : rows * columns);
+  d.first = d.batch * static_cast<uint64_t>(heads * rows * columns) + d.head * d.head_step;
   d.keep = from.rows(p.dropout_mask);
   item.weight_factor = d.keep_nothing ? 0.0 : 1.0 / (1.0 - p.dropout_p);
 }

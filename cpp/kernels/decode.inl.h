@@ -381,7 +381,7 @@ CPUATTN_NOINLINE void drop_row(const WorkItem& item, const DecodeState& s, const
                                int64_t r) {
   const Dropout& d = item.dropout;
   Real* weights = block.scores + r * kDecodeKeys;
-  PhiloxState draws;
+  Draws draws;
   int64_t drawn = -1;
   for (int64_t key = block.kv.begin; key < block.kv.end; ++key) {
     bool kept = !d.keep_nothing;

@@ -311,7 +311,7 @@ CPUATTN_NOINLINE void drop_weights(const WorkItem& item, const RowTile& tile, co
     }
     return;
   }
-  PhiloxState draws;
+  Draws draws;
   int64_t drawn = -1;
   for (int64_t key = 0; key < keys; ++key) {
     const int64_t column = d.shared_columns ? 0 : run.begin + key;

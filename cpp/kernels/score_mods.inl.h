@@ -68,18 +68,6 @@ CPUATTN_INLINE uint64_t boolean_bits(const char* p, int64_t step, int64_t count,
   return bits;
 }
 
-CPUATTN_INLINE int64_t integer_at(const IntegerList& list, int64_t i) {
-  const char* p = list.data + i * list.step;
-  if (list.item_size == 4) {
-    int32_t value;
-    __builtin_memcpy(&value, p, 4);
-    return value;
-  }
-  int64_t value;
-  __builtin_memcpy(&value, p, 8);
-  return value;
-}
-
 // Bit i says whether `row` sees key + i, for i < count <= 64.
 CPUATTN_INLINE uint64_t row_word(const WorkItem& item, Row row, KeyRange range, int64_t key,
                                  int64_t count) {
@@ -126,12 +114,13 @@ CPUATTN_INLINE Vec add_bias(Vec score, Vec bias) {
   return select(equal(bias, gone), gone, add(scaled, score));
 }
 
-// Four words of Philox4x32-10 (Salmon et al. 2011) for each of `count` <= 64 counters that share
-// counter word 0. In place: the counters in `word` are overwritten by the draws.
-struct PhiloxState {
+// Draws of up to 64 rows for four keys, 32 random bits each.
+struct Draws {
   uint32_t word[4][64];
 };
-CPUATTN_NOINLINE void philox(PhiloxState& s, int count, uint32_t key0, uint32_t key1) {
+
+// Philox4x32-10 (Salmon et al. 2011) of `count` counters, which the draws replace.
+CPUATTN_NOINLINE void philox(Draws& s, int count, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < count; ++i) {
       const uint64_t a = uint64_t{0xD2511F53u} * s.word[0][i];
@@ -148,17 +137,54 @@ CPUATTN_NOINLINE void philox(PhiloxState& s, int count, uint32_t key0, uint32_t 
   }
 }
 
-// Draws for `count` rows and the four keys 4 * quad ... 4 * quad + 3.
-CPUATTN_INLINE void draw(const WorkItem& item, const Row* rows, int count, int64_t quad,
-                         PhiloxState& s) {
-  const Dropout& d = item.dropout;
-  for (int i = 0; i < count; ++i) {
-    s.word[0][i] = static_cast<uint32_t>(quad);
-    s.word[1][i] = d.shared_rows ? 0 : static_cast<uint32_t>(rows[i].token);
-    s.word[2][i] = d.shared_heads ? 0 : d.head + static_cast<uint32_t>(rows[i].head);
-    s.word[3][i] = d.batch;
+// Threefry2x32-20 (Salmon et al. 2011) of `count` counters (high, low), which its words replace.
+CPUATTN_NOINLINE void threefry(uint32_t* high, uint32_t* low, int count, uint32_t key0,
+                               uint32_t key1) {
+  constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  const uint32_t keys[3] = {key0, key1, key0 ^ key1 ^ 0x1BD11BDAu};
+  for (uint32_t group = 0; group <= 5; ++group) {
+    const uint32_t add_high = keys[group % 3];
+    const uint32_t add_low = keys[(group + 1) % 3] + group;
+    for (int i = 0; i < count; ++i) {
+      high[i] += add_high;
+      low[i] += add_low;
+    }
+    for (int round = 0; round < 4 && group < 5; ++round) {
+      const int left = kRotations[group % 2][round];
+      for (int i = 0; i < count; ++i) {
+        high[i] += low[i];
+        low[i] = (low[i] << left | low[i] >> (32 - left)) ^ high[i];
+      }
+    }
   }
-  philox(s, count, d.key[0], d.key[1]);
+}
+
+// Draws for `count` rows and the four keys 4 * quad ... 4 * quad + 3. Threefry's are those of
+// jax.random.bits for the flat index of the weight; JAX keeps the small ones, hence the complement.
+CPUATTN_INLINE void draw(const WorkItem& item, const Row* rows, int count, int64_t quad, Draws& s) {
+  const Dropout& d = item.dropout;
+  if (!d.threefry) {
+    for (int i = 0; i < count; ++i) {
+      s.word[0][i] = static_cast<uint32_t>(quad);
+      s.word[1][i] = d.shared_rows ? 0 : static_cast<uint32_t>(rows[i].token);
+      s.word[2][i] = d.shared_heads ? 0 : d.head + static_cast<uint32_t>(rows[i].head);
+      s.word[3][i] = d.batch;
+    }
+    return philox(s, count, d.key[0], d.key[1]);
+  }
+  for (int k = 0; k < 4; ++k) {
+    uint32_t* high = s.word[k];
+    uint32_t low[64];
+    for (int i = 0; i < count; ++i) {
+      const uint64_t index = d.first + d.head_step * static_cast<uint64_t>(rows[i].head) +
+                             d.row_step * static_cast<uint64_t>(rows[i].token) +
+                             static_cast<uint64_t>(4 * quad + k);
+      high[i] = static_cast<uint32_t>(index >> 32);
+      low[i] = static_cast<uint32_t>(index);
+    }
+    threefry(high, low, count, d.key[1], d.key[0]);
+    for (int i = 0; i < count; ++i) high[i] = ~(high[i] ^ low[i]);
+  }
 }
 
 CPUATTN_INLINE Real of_head(const HeadList& list, Row row) {

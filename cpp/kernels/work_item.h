@@ -57,6 +57,17 @@ struct IntegerList {
   int64_t step;
   int item_size;
 };
+CPUATTN_INLINE int64_t integer_at(const IntegerList& list, int64_t i) {
+  const char* p = list.data + i * list.step;
+  if (list.item_size == 4) {
+    int32_t value;
+    __builtin_memcpy(&value, p, 4);
+    return value;
+  }
+  int64_t value;
+  __builtin_memcpy(&value, p, 8);
+  return value;
+}
 
 // A number per head of the group; step in bytes. data == nullptr means "not given".
 struct HeadList {
@@ -68,10 +79,12 @@ struct HeadList {
 struct Dropout {
   bool active;                                     // random draws or a mask are in use
   bool keep_nothing;                               // dropout_p rounds to 1
+  bool threefry;                                   // JAX's draws instead of Philox
   uint32_t threshold;                              // a weight is kept when its draw is >= threshold
-  uint32_t key[2];                                 // Philox key: the seed
-  uint32_t batch;                                  // counter word 3
+  uint32_t key[2];                                 // of the generator: the seed
+  uint32_t batch;                                  // Philox: counter word 3
   uint32_t head;                                   // counter word 2 of the group's first head
+  uint64_t first, head_step, row_step;             // Threefry: index of the group's first weight
   bool shared_heads, shared_rows, shared_columns;  // axes that share one draw
   RowPlane keep;                                   // the caller's own mask, instead of draws
 };

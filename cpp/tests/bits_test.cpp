@@ -243,7 +243,7 @@ void test_philox(Report& report) {
   report.subject("philox: known answers, for every number of counters");
   for (const PhiloxAnswer& answer : kAnswers) {
     for (int count = 1; count <= 64; ++count) {
-      PhiloxState s = {};
+      Draws s = {};
       for (int word = 0; word < 4; ++word) {
         for (int i = 0; i < count - 1; ++i) s.word[word][i] = static_cast<uint32_t>(i * 77 + word);
         s.word[word][count - 1] = answer.counter[word];
@@ -253,6 +253,56 @@ void test_philox(Report& report) {
         report.expect(s.word[word][count - 1] == answer.result[word], "count %d word %d: got %08x",
                       count, word, s.word[word][count - 1]);
       }
+    }
+  }
+}
+
+struct ThreefryAnswer {
+  uint32_t counter[2], key[2], result[2];
+};
+// The known answers of Random123, the authors' library.
+constexpr ThreefryAnswer kThreefryAnswers[] = {
+    {{0, 0}, {0, 0}, {0x6b200159, 0x99ba4efe}},
+    {{0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}, {0x1cb996fc, 0xbb002be7}},
+    {{0x243f6a88, 0x85a308d3}, {0x13198a2e, 0x03707344}, {0xc4923a9c, 0x483df7a0}},
+};
+
+void test_threefry(Report& report) {
+  report.subject("threefry: known answers, for every number of counters");
+  for (const ThreefryAnswer& answer : kThreefryAnswers) {
+    for (int count = 1; count <= 64; ++count) {
+      uint32_t high[64] = {};
+      uint32_t low[64] = {};
+      high[count - 1] = answer.counter[0];
+      low[count - 1] = answer.counter[1];
+      threefry(high, low, count, answer.key[0], answer.key[1]);
+      report.expect(high[count - 1] == answer.result[0] && low[count - 1] == answer.result[1],
+                    "count %d: got %08x %08x", count, high[count - 1], low[count - 1]);
+    }
+  }
+}
+
+void test_draw_threefry(Report& report) {
+  report.subject("draw: Threefry counts weights by their flat index, beyond 2^32 too");
+  WorkItem item{};
+  item.dropout.threefry = true;
+  item.dropout.key[0] = 0x12345678;
+  item.dropout.key[1] = 0x9abcdef0;
+  item.dropout.first = 0xfffffff0u;
+  item.dropout.head_step = 700;
+  item.dropout.row_step = 70;
+  const Row rows[3] = {{5, 0}, {5, 1}, {6, 0}};
+  Draws got;
+  draw(item, rows, 3, 11, got);
+  for (int i = 0; i < 3; ++i) {
+    for (int k = 0; k < 4; ++k) {
+      const auto token = static_cast<uint64_t>(rows[i].token);
+      const auto head = static_cast<uint64_t>(rows[i].head);
+      const uint64_t index = 0xfffffff0u + head * 700 + token * 70 + 44 + static_cast<uint64_t>(k);
+      auto high = static_cast<uint32_t>(index >> 32);
+      auto low = static_cast<uint32_t>(index);
+      threefry(&high, &low, 1, 0x9abcdef0, 0x12345678);
+      report.expect(got.word[k][i] == ~(high ^ low), "row %d key %d", i, k);
     }
   }
 }
@@ -269,10 +319,10 @@ void test_draw(Report& report) {
       item.dropout.shared_rows = shared_rows;
       item.dropout.shared_heads = shared_heads;
       const Row rows[3] = {{5, 0}, {5, 1}, {6, 0}};
-      PhiloxState got;
+      Draws got;
       draw(item, rows, 3, 11, got);
       for (int i = 0; i < 3; ++i) {
-        PhiloxState want = {};
+        Draws want = {};
         want.word[0][0] = 11;
         want.word[1][0] = shared_rows ? 0 : static_cast<uint32_t>(rows[i].token);
         want.word[2][0] = shared_heads ? 0 : 8 + static_cast<uint32_t>(rows[i].head);
@@ -323,7 +373,9 @@ int run_isa_tests() {
   CPUATTN_ISA::test_divide_rows(report);
   CPUATTN_ISA::test_add_bias(report);
   CPUATTN_ISA::test_philox(report);
+  CPUATTN_ISA::test_threefry(report);
   CPUATTN_ISA::test_draw(report);
+  CPUATTN_ISA::test_draw_threefry(report);
   CPUATTN_ISA::test_start_row(report);
   return report.finish();
 }

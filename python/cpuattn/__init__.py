@@ -1,7 +1,8 @@
 """Exact attention on CPUs, compiled ahead of time: NumPy in, NumPy out."""
 
 from ._core import __version__, attention, explain
-from .functional import dot_product_attention, scaled_dot_product_attention
+from .compat.keras.ops import dot_product_attention
+from .compat.torch import scaled_dot_product_attention
 from .runtime import available_isas, info, set_num_threads, threads
 
 __all__ = [

@@ -36,6 +36,7 @@ def attention(
     dropout_seed: int | None = None,
     dropout_mask: NDArray[np.bool_] | None = None,
     dropout_broadcast: Sequence[Literal["batch", "heads", "q_len", "kv_len"]] = (),
+    dropout_generator: Literal["philox", "threefry"] = "philox",
     fully_masked: Literal["zero", "mean", "nan"] = "zero",
     precision: Literal["highest", "high", "medium"] = "highest",
     return_lse: bool = False,

@@ -1,20 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The float64 oracle: docs/semantics.md in plain NumPy, one score matrix per call."""
 
+import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
-
-def _philox(seed: int, *c: NDArray[Any]) -> NDArray[Any]:
-    """Return the words (..., 4) of Philox4x32-10 (Salmon et al. 2011)."""
-    low, k0, k1 = 0xFFFFFFFF, seed & 0xFFFFFFFF, seed >> 32
-    for _ in range(10):
-        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        c = (b >> 32) ^ c[1] ^ k0, b & low, (a >> 32) ^ c[3] ^ k1, a & low
-        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
-    return np.stack(np.broadcast_arrays(*c), -1)
+from ._draws import kept_weights
 
 
 @np.errstate(all="ignore")
@@ -26,7 +19,8 @@ def attention(
     q_lengths: Any = None, kv_lengths: Any = None, q_segment_ids: Any = None,
     kv_segment_ids: Any = None, dropout_p: float = 0.0, dropout_seed: int | None = None,
     dropout_mask: Any = None, dropout_broadcast: tuple[str, ...] = (),
-    fully_masked: str = "zero", precision: str = "highest", return_lse: bool = False,
+    dropout_generator: str = "philox", fully_masked: str = "zero",
+    precision: str = "highest", return_lse: bool = False,
     return_weights: bool | str = False, out: Any = None,
     num_threads: int | None = None, dtype: DTypeLike = np.float64,
 ) -> Any:  # fmt: skip
@@ -36,8 +30,7 @@ def attention(
     batch = np.broadcast_shapes(q.shape[:-3], k.shape[:-3], v.shape[:-3])
     (heads, q_len, head_dim), kv_len = q.shape[-3:], k.shape[-2]
     k, v = (x.repeat(heads // max(x.shape[-3], 1), -3) for x in (k, v))
-    b = np.arange(np.prod(batch, dtype=int)).reshape(*batch, 1, 1, 1)
-    h, i, j = np.ix_(range(heads), range(q_len), range(kv_len))
+    i, j = np.ix_(range(q_len), range(kv_len))
 
     def given(x: Any, default: Any, axes: int = 0, kind: Any = None) -> Any:
         return np.asarray(default if x is None else x, kind)[(..., *[None] * axes)]
@@ -51,6 +44,7 @@ def attention(
     visible &= (causal is False) | (past >= 0)
     rows = given(q_segment_ids, [0] * q_len)[..., None, :, None]
     visible &= rows == given(kv_segment_ids, [0] * kv_len)[..., None, None, :]
+    hidden = ~visible
     visible &= given(bias, 0) != -np.inf
 
     scale = max(head_dim, 1) ** -0.5 if scale is None else float(scale)
@@ -68,23 +62,28 @@ def attention(
 
     keep = given(dropout_mask, True) & (dropout_p < 1)
     if dropout_mask is None and 0 < dropout_p < 1:
-        index = {"kv_len": j, "q_len": i, "heads": h, "batch": b}.items()
-        c = [x.astype("u8") * (name not in dropout_broadcast) for name, x in index]
-        words = _philox(dropout_seed or 0, c[0][..., ::4] // 4, *c[1:])
-        words = words.reshape(*words.shape[:-2], 4 * words.shape[-2])
-        keep = words[..., c[0].ravel()] >= round(dropout_p * 2**32)
+        shape = (math.prod(batch), heads, q_len, kv_len)
+        keep = kept_weights(
+            shape, dropout_p, dropout_seed or 0, dropout_broadcast, dropout_generator
+        ).reshape(*batch, *shape[1:])
     kept = np.where(keep, weights / (1 - dropout_p or 1), 0)
 
     empty = (score == -np.inf).all(-1, keepdims=True)
-    fill = {"zero": 0, "mean": 1 / max(kv_len, 1), "nan": np.nan}[fully_masked]
-    fill = np.where(empty & (i < q_end) & (sinks is None), fill, 0).astype(dtype)
-    weights, kept = (np.where(empty, fill, x) for x in (weights, kept))
+    by_bias = fully_masked == "mean" and bias is not None
+    stand_in = hidden if by_bias else np.ones_like(visible)
+    mean = 1 / stand_in.sum(-1, keepdims=True) if kv_len else 0
+    stand_in = stand_in | (mean == np.inf)
+    fill = {"zero": 0, "mean": np.where(mean == np.inf, np.nan, mean), "nan": np.nan}
+    fill = np.where(empty & (i < q_end) & (sinks is None), fill[fully_masked], 0)
+    fill = fill.astype(dtype)
+    weights, kept = (np.where(empty, fill * stand_in, x) for x in (weights, kept))
     # 0 * NaN is NaN: a value row that is not finite is added only where it is visible.
     wild = np.flatnonzero(~np.isfinite(v).all((*range(v.ndim - 2), -1)))
-    result = kept @ np.where(np.isin(j[0].T, wild), 0, v) + 0 * fill
+    result = kept @ np.where(np.isin(j.T, wild), 0, v) + 0 * fill
     for n in wild:
         term = kept[..., n, None] * v[..., None, n, :]
-        result = result + np.where(visible[..., n, None] | (fill != 0), term, 0)
+        reached = visible[..., n, None] | ((fill != 0) & stand_in[..., n, None])
+        result = result + np.where(reached, term, 0)
     shown = weights if return_weights in (True, "before_dropout") else kept
     extra = [lse] * return_lse + [shown] * bool(return_weights)
     return (result.swapaxes(*swap), *extra) if extra else result.swapaxes(*swap)

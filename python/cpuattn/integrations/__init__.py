@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Plug-ins that make models of other libraries use `cpuattn`."""
