@@ -73,9 +73,9 @@ def attention(
     stand_in = hidden if by_bias else np.ones_like(visible)
     mean = 1 / stand_in.sum(-1, keepdims=True) if kv_len else 0
     stand_in = stand_in | (mean == np.inf)
-    fill = {"zero": 0, "mean": np.where(mean == np.inf, np.nan, mean), "nan": np.nan}
-    fill = np.where(empty & (i < q_end) & (sinks is None), fill[fully_masked], 0)
-    fill = fill.astype(dtype)
+    mean = np.where(mean == np.inf, np.nan, mean)
+    fill: Any = {"zero": 0, "mean": mean, "nan": np.nan}[fully_masked]
+    fill = np.where(empty & (i < q_end) & (sinks is None), fill, 0).astype(dtype)
     weights, kept = (np.where(empty, fill * stand_in, x) for x in (weights, kept))
     # 0 * NaN is NaN: a value row that is not finite is added only where it is visible.
     wild = np.flatnonzero(~np.isfinite(v).all((*range(v.ndim - 2), -1)))
