@@ -17,6 +17,11 @@ def is_boolean(array: Any) -> bool:
     return _name(getattr(array, "dtype", None)) == "bool"
 
 
+def is_native(dtype: Any) -> bool:
+    """Whether attention computes in this dtype of NumPy or of another library."""
+    return _name(dtype) in _FLOATS
+
+
 def truth(mask: Any) -> Any:
     """Return a mask as booleans: True where it is not 0. Copies other dtypes."""
     if mask is None or is_boolean(mask):
@@ -24,10 +29,19 @@ def truth(mask: Any) -> Any:
     return np.asarray(mask) != 0
 
 
+def additive(bias: Any) -> Any:
+    """Return a bias as floating numbers. Copies integers and booleans."""
+    if bias is None or _name(getattr(bias, "dtype", None)) in _FLOATS:
+        return bias
+    bias = np.asarray(bias)
+    return bias.astype(np.float64) if bias.dtype.kind in "biu" else bias
+
+
 def promoted(*arrays: Any) -> tuple[Any, ...]:
     """Give arrays their common floating dtype, by the rules of JAX and Keras.
 
-    Integers and booleans count as float32. Only arrays of another dtype are copied.
+    Integers and booleans count as float32. Only arrays of another dtype are copied;
+    dtypes that attention does not have, such as complex ones, stay as they are.
 
     Parameters
     ----------
@@ -41,17 +55,15 @@ def promoted(*arrays: Any) -> tuple[Any, ...]:
     first = arrays[0].dtype
     if all(array.dtype == first for array in arrays) and _name(first) in _FLOATS:
         return arrays
-    arrays = tuple(np.asarray(array) for array in arrays)
-    names = {name if name in _FLOATS else "float32" for name in _names(arrays)}
+    arrays = tuple(a if hasattr(a, "astype") else np.asarray(a) for a in arrays)
+    names = {"float32" if a.dtype.kind in "biu" else _name(a.dtype) for a in arrays}
+    if not names <= {*_FLOATS}:
+        return arrays
     if names == {"float16", "bfloat16"}:
         names = {"float32"}
     common = max(names, key=_FLOATS.index)
     dtype = next((a.dtype for a in arrays if _name(a.dtype) == common), common)
     return tuple(a if a.dtype == dtype else a.astype(dtype) for a in arrays)
-
-
-def _names(arrays: tuple[Any, ...]) -> list[str]:
-    return [_name(array.dtype) for array in arrays]
 
 
 @cache
