@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+from .._interop import in_kind
 
 # From narrow to wide. The two 16-bit ones meet in float32, as in JAX and Keras.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -40,8 +43,8 @@ def additive(bias: Any) -> Any:
 def promoted(*arrays: Any) -> tuple[Any, ...]:
     """Give arrays their common floating dtype, by the rules of JAX and Keras.
 
-    Integers and booleans count as float32. Only arrays of another dtype are copied;
-    dtypes that attention does not have, such as complex ones, stay as they are.
+    Integers and booleans are float32 where nothing else is. Only arrays of another
+    dtype are copied. Where one has a dtype that attention does not have, all stay.
 
     Parameters
     ----------
@@ -56,14 +59,22 @@ def promoted(*arrays: Any) -> tuple[Any, ...]:
     if all(array.dtype == first for array in arrays) and _name(first) in _FLOATS:
         return arrays
     arrays = tuple(a if hasattr(a, "astype") else np.asarray(a) for a in arrays)
-    names = {"float32" if a.dtype.kind in "biu" else _name(a.dtype) for a in arrays}
+    names = {_name(a.dtype) for a in arrays if a.dtype.kind not in "biu"}
     if not names <= {*_FLOATS}:
         return arrays
-    if names == {"float16", "bfloat16"}:
+    if not names or names == {"float16", "bfloat16"}:
         names = {"float32"}
     common = max(names, key=_FLOATS.index)
     dtype = next((a.dtype for a in arrays if _name(a.dtype) == common), common)
     return tuple(a if a.dtype == dtype else a.astype(dtype) for a in arrays)
+
+
+def of_kind(array: Any, like: Any) -> Any:
+    """Hand a NumPy array to the library that `like` comes from."""
+    jax = sys.modules.get("jax.numpy")
+    if jax is not None and isinstance(like, jax.ndarray):
+        return jax.asarray(array)  # DLPack of NumPy has no bfloat16
+    return array if isinstance(like, np.ndarray) else in_kind(array, like)
 
 
 @cache

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._core import attention
-from .._interop import in_kind
-from ._arrays import additive, is_boolean
+from ._arrays import additive, is_boolean, of_kind
 
 FloatArray = NDArray[Any]  # NumPy has no type for bfloat16
 
@@ -88,7 +87,8 @@ def dot_product_attention(
     Differences from JAX: a masked key reaches nothing even if its value row holds NaN,
     and counts as -inf, not as -2.38e38, beside visible scores of that size; float64 is
     computed in float64, softmax included, whether ``jax_enable_x64`` is set or not;
-    integers are refused instead of truncating the weights to 0; num_heads 0 works.
+    integers are refused instead of truncating the weights to 0; num_heads 0 works; no
+    residual is beyond 2.36e38 in size but -inf.
 
     References
     ----------
@@ -139,9 +139,8 @@ def dot_product_attention(
         out = attend(query, key, value, options)
         return out if len(shape) == 4 else out.reshape(shape)
     out, lse = attend(query, key, value, options | {"return_lse": True})
-    residual = _residual(out, lse, bias, bool(key.shape[1]))
-    residual = in_kind(residual.astype(key.dtype), query)
-    return out.reshape(shape), residual.reshape(shape[:-1])
+    residual = _residual(out, lse, bias, key).reshape(shape[:-1])
+    return out.reshape(shape), of_kind(residual, query)
 
 
 def attend(query: Any, key: Any, value: Any, options: dict[str, Any]) -> Any:
@@ -195,7 +194,8 @@ def _limit_to_window(options: dict[str, Any], size: Any, is_causal: bool) -> Non
     if left + right >= 0:
         options |= {"causal": right, "window": (left + right, None)}
     else:  # no row sees anything
-        options["mask"] = np.logical_and(options.get("mask", True), False)
+        nothing = np.zeros((1, 1), bool)
+        options["mask"] = np.logical_and(options.get("mask", nothing), nothing)
 
 
 def _lengths(name: str, lengths: Any, shape: tuple[int, ...]) -> Any:
@@ -212,15 +212,16 @@ def _lengths(name: str, lengths: Any, shape: tuple[int, ...]) -> Any:
     return np.clip(lengths, 0, shape[1])
 
 
-def _residual(out: Any, lse: Any, bias: Any, has_keys: bool) -> Any:
-    """Give lse JAX's axes, and its number where every key of a row is hidden."""
+def _residual(out: Any, lse: Any, bias: Any, key: Any) -> Any:
+    """Give lse JAX's axes and dtype, and its number where all keys are hidden."""
     lse = np.asarray(lse).swapaxes(-1, -2)
     empty = np.isneginf(lse)
-    if has_keys and empty.any():
+    if key.shape[1] and empty.any():
         if bias is not None:  # biases of -inf alone give NaN, and stay -inf
             empty &= ~np.isnan(out).any(-1)
         lse = np.where(empty, _HIDDEN, lse)
-    return lse
+    with np.errstate(over="ignore"):  # float16 has no such number
+        return lse.astype(key.dtype, copy=False)
 
 
 def _refuse(query: Any, key: Any, value: Any) -> None:

@@ -104,18 +104,17 @@ def scaled_dot_product_attention(
         options["causal"] = "top_left"
     dtype = query.dtype
     adds = attn_mask is not None and not is_boolean(attn_mask)
-    if (
-        not (key.dtype == dtype == value.dtype and is_native(dtype))
-        or (
-            adds and attn_mask.dtype != dtype  # type: ignore[union-attr]
-        )
-        or isinstance(scale, np.generic)
+    added = getattr(attn_mask, "dtype", None) if adds else dtype
+    if not (
+        dtype == key.dtype == value.dtype == added
+        and is_native(dtype)
+        and not isinstance(scale, np.generic)
     ):
         query, key, value, attn_mask, dtype = _promoted(
             query, key, value, attn_mask, scale, adds
         )
     shape: Any = None
-    if attn_mask is not None or dropout_p or not q[:-2] == k[:-2] == v[:-2]:
+    if dropout_p or not (q[:-2] == k[:-2] == v[:-2] and _fits(attn_mask, q, k)):
         shape = _weights_shape(q, k, attn_mask)
         if shape[:-1] != q[:-1]:
             query = np.broadcast_to(query, (*shape[:-1], q[-1]))
@@ -183,6 +182,14 @@ def _promoted(
     if not (mixes and key.dtype == value.dtype and is_native(key.dtype)):
         key, value = (array.astype(result, copy=False) for array in (key, value))
     return query, key, value, mask, scores
+
+
+def _fits(mask: Any, q: tuple[int, ...], k: tuple[int, ...]) -> bool:
+    """Whether a mask leaves scores of one batch shape as large as they are."""
+    if mask is None:
+        return True
+    sizes = zip(mask.shape[::-1], (k[-2], *q[-2::-1]), strict=False)
+    return mask.ndim <= len(q) and all(own in (1, size) for own, size in sizes)
 
 
 def _weights_shape(

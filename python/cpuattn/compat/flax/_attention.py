@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..._core import attention
-from ..._interop import in_kind
-from .._arrays import promoted
+from .._arrays import of_kind, promoted
 
 
 def cast(dtype: Any, *arrays: Any) -> tuple[Any, ...]:
@@ -62,8 +61,8 @@ def attend(
     except ValueError:
         raise reason from None
     if isinstance(result, tuple):
-        return tuple(in_kind(array, like) for array in result)
-    return in_kind(result, like)
+        return tuple(of_kind(array, like) for array in result)
+    return of_kind(result, like)
 
 
 def _broadcast(scores: tuple[int, ...], bias: Any, mask: Any) -> tuple[int, ...]:

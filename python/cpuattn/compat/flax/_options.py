@@ -101,21 +101,18 @@ def seed(rng: Any) -> int:
     NotImplementedError
         It is a key of another generator than threefry2x32.
     """
-    if isinstance(rng, int | np.integer):
+    dtype = getattr(rng, "dtype", None)
+    if dtype == np.uint32 and rng.shape[-1:] == (2,):
+        pass
+    elif isinstance(rng, (int, np.integer)):
         return int(rng) & 0xFFFFFFFF
-    if isinstance(rng, np.random.Generator):
+    elif isinstance(rng, np.random.Generator):
         return int(rng.integers(2**64, dtype=np.uint64))
-    dtype = str(getattr(rng, "dtype", ""))
-    if dtype.startswith("key<"):
-        if dtype != "key<fry>":
-            raise NotImplementedError(
-                "dropout_rng: must be a threefry2x32 key, as jax.random.key makes by "
-                f"default; got {dtype}"
-            )
-        rng = sys.modules["jax"].random.key_data(rng)
-    elif dtype != "uint32" or rng.ndim == 0 or rng.shape[-1] != 2:
-        found = f"{type(rng)} {dtype} {getattr(rng, 'shape', '')}".rstrip()
-        raise TypeError(f"unexpected PRNG key type {found}")
+    elif str(dtype).startswith("key<"):
+        rng = _key_data(rng)
+    else:
+        kind = type(rng) if dtype is None else f"{type(rng)} of {dtype} {rng.shape}"
+        raise TypeError(f"unexpected PRNG key type {kind}")
     if rng.ndim != 1:
         raise ValueError(
             "dropout_rng: must be a single key; got an array of keys of shape "
@@ -123,3 +120,13 @@ def seed(rng: Any) -> int:
         )
     high, low = np.asarray(rng).tolist()
     return int(high << 32 | low)
+
+
+def _key_data(key: Any) -> Any:
+    """Return the words of a typed key; only JAX makes one, so JAX is imported."""
+    if str(key.dtype) != "key<fry>":
+        raise NotImplementedError(
+            "dropout_rng: must be a threefry2x32 key, as jax.random.key makes by "
+            f"default; got {key.dtype}"
+        )
+    return sys.modules["jax"].random.key_data(key)
