@@ -20,7 +20,6 @@ from jax_support import (  # noqa: E402, F401
     agree,
     float64,
     force_isa,
-    near,
     problems,
     same_parameters,
     settings,
