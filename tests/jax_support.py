@@ -69,27 +69,38 @@ def agree(
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.dtype == theirs.dtype
     assert ours.shape == theirs.shape
-    exact = as_tuple(reference.attention(*inputs, **options))[result]
-    near(theirs, exact, 1 / (1 - options.get("dropout_p", 0.0)))
+    scale = rounding_scales(*inputs, **options)["weights" if result else "out"]
     known = {k: x for k, x in options.items() if not k.startswith("dropout")}
     products = cpuattn.explain(*inputs, **known)["products"]
+    if "dropout_mask" in options:
+        options = filled(options, inputs)
+    exact = as_tuple(reference.attention(*inputs, **options))[result]
+    epsilon = max(float(ml_dtypes.finfo(x.dtype).eps) for x in (*inputs, theirs))
+    factor = 1 / (1 - options.get("dropout_p", 0.0))
+    size = np.abs(np.nan_to_num(exact)).max(initial=factor)
+    near(theirs, exact, 32 * epsilon * size)
     naive = naive_results(*inputs, count=8, products=products, **options)
-    scale = rounding_scales(*inputs, **options)["weights" if result else "out"]
     several = [x[result].astype(ours.dtype) for x in naive]
     check(ours, exact, [theirs, *several], scale)
 
 
-def near(theirs: Array, exact: Array, factor: float) -> None:
-    """Assert that the oracle computes what the peer does, rounding aside.
+def filled(options: dict[str, Any], inputs: tuple[Array, ...]) -> dict[str, Any]:
+    """Hide keys by a finite score, as JAX does, so that dropout applies to the mean."""
+    q_len, kv_len = inputs[0].shape[-3], inputs[1].shape[-3]
+    mask, bias = options.pop("mask"), options.pop("bias")
+    visible = np.ones((q_len, kv_len), bool) if mask is None else mask
+    if options.pop("causal", False):
+        visible = visible & np.tri(q_len, kv_len, dtype=bool)
+    bias = 0.0 if bias is None else bias.astype(np.float64)
+    return options | {"bias": np.where(visible, bias, -1e30)}
 
-    `factor` is what kept weights are multiplied by.
-    """
+
+def near(theirs: Array, exact: Array, coarse: float) -> None:
+    """Assert that the oracle computes what the peer does, up to `coarse`."""
     wide = theirs.astype(exact.dtype)
     np.testing.assert_array_equal(np.isnan(wide), np.isnan(exact))
-    size = np.abs(np.nan_to_num(exact)).max(initial=factor)
-    coarse = 32 * float(ml_dtypes.finfo(BFLOAT16).eps)
     error = np.abs(np.nan_to_num(wide) - np.nan_to_num(exact)).max(initial=0.0)
-    assert error <= coarse * size
+    assert error <= coarse
 
 
 def force_isa(draw: Any) -> str:

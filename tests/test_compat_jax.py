@@ -291,7 +291,7 @@ WRONG: dict[str, tuple[tuple[Array, ...], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_jax_errors_have_the_same_class(name: str) -> None:
     inputs, options = WRONG[name]
-    with pytest.raises(Exception) as theirs:  # noqa: PT011
+    with pytest.raises(Exception) as theirs:
         jax.nn.dot_product_attention(*inputs, **options)
     with pytest.raises(theirs.type) as mine:
         ours.dot_product_attention(*inputs, **options)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import attention
 from ._arrays import is_boolean, is_native
+from ._dropout import attend
 
 FloatArray = NDArray[Any]  # NumPy has no type for bfloat16
 
@@ -125,7 +125,7 @@ def scaled_dot_product_attention(
     if output_weight:
         options["return_weights"] = "after_dropout"
     if len(q) > 2 and query.shape[:-2] == k[:-2] == v[:-2]:
-        result = attention(query, key, value, **options)
+        result = attend(query, key, value, options)
     else:
         result = _with_one_head(query, key, value, options)
     if not output_weight:
@@ -222,7 +222,7 @@ def _with_one_head(query: Any, key: Any, value: Any, options: dict[str, Any]) ->
         if array is not None and array.ndim > 2:
             options[name] = array[..., None, :, :]
     query, key, value = (array[..., None, :, :] for array in (query, key, value))
-    result = attention(query, key, value, **options)
+    result = attend(query, key, value, options)
     if isinstance(result, tuple):
         return tuple(array[..., 0, :, :] for array in result)
     return result[..., 0, :, :]

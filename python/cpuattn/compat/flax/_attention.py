@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._core import attention
+from .. import _dropout
 from .._arrays import of_kind, promoted
 
 
@@ -36,7 +36,11 @@ def as_dtype(array: Any, dtype: Any) -> Any:
 def attend(
     query: Any, key: Any, value: Any, bias: Any, mask: Any, options: dict[str, Any]
 ) -> Any:
-    """Call the native function; a bias or mask may have more batch than the query.
+    """Call the native function; a bias or mask may enlarge the result.
+
+    Returns
+    -------
+    out, or a tuple of out and weights if the options ask for them
 
     Raises
     ------
@@ -47,7 +51,7 @@ def attend(
     """
     options |= {"bias": bias, "mask": mask, "fully_masked": "mean", "layout": "bshd"}
     try:
-        return attention(query, key, value, **options)
+        return _dropout.attend(query, key, value, options)
     except ValueError as error:
         shape = query.shape
         scores = (*shape[:-3], shape[-2], shape[-3], key.shape[-3])
@@ -57,7 +61,7 @@ def attend(
         like, reason = query, error
     query, key, value = _enlarged(full, query, key, value)
     try:
-        result = attention(query, key, value, **options)
+        result = _dropout.attend(query, key, value, options)
     except ValueError:
         raise reason from None
     if isinstance(result, tuple):

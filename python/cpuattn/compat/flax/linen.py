@@ -114,8 +114,8 @@ def dot_product_attention(
     draws are those of ``jax_threefry_partitionable`` without ``jax_enable_x64``, JAX's
     defaults. Results and sown weights are of the kind of `query`: NumPy in, NumPy out.
 
-    On CPUs Flax computes every precision in full. Here products of bfloat16 run where
-    the name asks for no more and they are faster: "high", "bfloat16_3x" and
+    On CPUs Flax computes every ``jax.lax.Precision`` in full. Here products of bfloat16
+    run where the name asks for no more and they are faster: "high", "bfloat16_3x" and
     "tensorfloat32" are `precision` "high" of `cpuattn.attention`, "bfloat16" and
     "fastest" are "medium", the others "highest".
 
@@ -233,7 +233,7 @@ def dot_product_attention_weights(
 
     Raises
     ------
-    AssertionError, IndexError, ValueError, TypeError, NotImplementedError
+    AssertionError, ValueError, TypeError, NotImplementedError
         As `dot_product_attention`.
 
     Notes
@@ -294,7 +294,8 @@ def _refuse(*shapes: tuple[int, ...]) -> None:
     if len({*map(len, shapes)}) > 1:
         raise AssertionError(f"{names} must have same rank.")
     if len(shapes[0]) < 3:
-        raise IndexError(
+        kind = IndexError if len(shapes) > 2 else ValueError
+        raise kind(
             "query: must have at least 3 axes (..., length, heads, head_dim); got "
             f"shape {tuple(shapes[0])}"
         )
