@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import is_boolean, is_native
-from ._dropout import attend
+from ._hidden_rows import attend
 
 FloatArray = NDArray[Any]  # NumPy has no type for bfloat16
 
@@ -75,10 +75,10 @@ def scaled_dot_product_attention(
     meaning of lucid 3, which hides keys; lucid 2 adds it to the scores as 0 and 1.
 
     Differences from lucid: a hidden key reaches nothing even if it holds NaN; hidden
-    keys count as -inf, not as -1e12 or -1e9, beside visible scores of that size;
-    float16 and bfloat16 are computed in float32, integers in float64; head_dim may be
-    0; `output_weight` always works. Arrays replace lucid's tensors, which need
-    ``.data``.
+    keys count as -inf, not as -1e12 or -1e9, beside visible scores of that size and in
+    float64; float16 and bfloat16 are computed in float32, so that causal float16 is not
+    NaN, and integers in float64; head_dim may be 0; `output_weight` always works.
+    Arrays replace lucid's tensors, which need ``.data``.
 
     References
     ----------
@@ -125,7 +125,7 @@ def scaled_dot_product_attention(
     if output_weight:
         options["return_weights"] = "after_dropout"
     if len(q) > 2 and query.shape[:-2] == k[:-2] == v[:-2]:
-        result = attend(query, key, value, options)
+        result = attend(query, key, value, options, adds=True)
     else:
         result = _with_one_head(query, key, value, options)
     if not output_weight:
@@ -222,7 +222,7 @@ def _with_one_head(query: Any, key: Any, value: Any, options: dict[str, Any]) ->
         if array is not None and array.ndim > 2:
             options[name] = array[..., None, :, :]
     query, key, value = (array[..., None, :, :] for array in (query, key, value))
-    result = attend(query, key, value, options)
+    result = attend(query, key, value, options, adds=True)
     if isinstance(result, tuple):
         return tuple(array[..., 0, :, :] for array in result)
     return result[..., 0, :, :]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _dropout
+from .. import _hidden_rows
 from .._arrays import of_kind, promoted
 
 
@@ -51,7 +51,7 @@ def attend(
     """
     options |= {"bias": bias, "mask": mask, "fully_masked": "mean", "layout": "bshd"}
     try:
-        return _dropout.attend(query, key, value, options)
+        return _hidden_rows.attend(query, key, value, options)
     except ValueError as error:
         shape = query.shape
         scores = (*shape[:-3], shape[-2], shape[-3], key.shape[-3])
@@ -61,7 +61,7 @@ def attend(
         like, reason = query, error
     query, key, value = _enlarged(full, query, key, value)
     try:
-        result = _dropout.attend(query, key, value, options)
+        result = _hidden_rows.attend(query, key, value, options)
     except ValueError:
         raise reason from None
     if isinstance(result, tuple):
