@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -854,4 +856,14 @@ def test_flax_is_not_imported() -> None:
         "flax.dot_product_attention(x, x, x, dropout_rate=0.5, dropout_rng=1)\n"
         "nnx.dot_product_attention(x, x, x, precision='high', is_causal=True)\n"
         "assert not {'jax', 'flax'} & {*sys.modules}"
+    )
+
+
+def test_flax_documentation_gives_the_same_before_and_after() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "from-flax.md").read_text()
+    results: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, results)
+    np.testing.assert_allclose(
+        results["after"], np.asarray(results["before"]), rtol=1e-5, atol=1e-6
     )
