@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -750,6 +752,7 @@ def test_flax_modules_take_the_function(rng: np.random.Generator) -> None:
         near(mine, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow")
 def test_nnx_modules_take_the_function(rng: np.random.Generator) -> None:
     x = jax.numpy.asarray(normal(rng, 2, 5, 16))
     results = []
@@ -867,3 +870,11 @@ def test_flax_documentation_gives_the_same_before_and_after() -> None:
     np.testing.assert_allclose(
         results["after"], np.asarray(results["before"]), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["flax.linen", "flax.masks", "flax.nnx"])
+def test_flax_examples_run(name: str) -> None:
+    module = importlib.import_module(f"cpuattn.compat.{name}")
+    done = doctest.testmod(module)
+    assert done.attempted > 0
+    assert done.failed == 0

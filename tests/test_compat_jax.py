@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -341,3 +343,10 @@ def test_jax_documentation_gives_the_same_before_and_after() -> None:
     np.testing.assert_allclose(
         results["after"], np.asarray(results["before"]), rtol=1e-5, atol=1e-6
     )
+
+
+def test_jax_examples_run() -> None:
+    module = importlib.import_module("cpuattn.compat.jax")
+    done = doctest.testmod(module)
+    assert done.attempted > 0
+    assert done.failed == 0

@@ -35,8 +35,10 @@ def attend(
     ndarray or tuple of ndarray
         As `cpuattn.attention`.
     """
-    adds = adds and "bias" in options and "causal" in options
-    if not (adds or "dropout_p" in options):
+    causal = options.get("causal")
+    drops = "dropout_p" in options and (causal or options.get("mask") is not None)
+    adds = bool(adds and causal and "bias" in options)
+    if not (drops or adds):
         return attention(query, key, value, **options)
     out, lse, *weights = attention(query, key, value, **options, return_lse=True)
     empty = np.isneginf(np.asarray(lse))
@@ -45,23 +47,20 @@ def attend(
         if adds:
             infinite = np.isneginf(np.asarray(options["bias"]))
             kept["bias"] = np.where(infinite, np.float32(-np.inf), np.float32(0))
-        hidden = _hidden(options, empty.shape[-1], key)
-        if hidden is not None:
-            kept |= {"mask": hidden, "fully_masked": "nan"}
-            again = attention(query[..., :0], key[..., :0], value, **kept)
-            is_bshd = options.get("layout") == "bshd"
-            return _replaced(empty, again, (out, *weights), kept, is_bshd)
+        is_bshd = options.get("layout") == "bshd"
+        kv_len = key.shape[-3 if is_bshd else -2]
+        kept |= {"mask": _hidden(options, empty.shape[-1], kv_len)}
+        kept["fully_masked"] = "nan" if kv_len else "zero"
+        again = attention(query[..., :0], key[..., :0], value, **kept)
+        return _replaced(empty, again, (out, *weights), kept, is_bshd)
     return (out, *weights) if weights else out
 
 
-def _hidden(options: dict[str, Any], q_len: int, key: Any) -> Any:
-    """Return which keys mask and causal hide, or None if there are none at all."""
-    kv_len = key.shape[-3 if options.get("layout") == "bshd" else -2]
-    mask, causal = options.get("mask"), options.get("causal")
-    if not kv_len or (mask is None and not causal):
-        return None
+def _hidden(options: dict[str, Any], q_len: int, kv_len: int) -> Any:
+    """Return which keys mask and causal hide."""
+    mask = options.get("mask")
     visible = np.True_ if mask is None else np.asarray(mask)
-    if causal:
+    if options.get("causal"):
         visible = visible & np.tri(q_len, kv_len, dtype=bool)
     return ~visible
 
