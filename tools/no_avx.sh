@@ -32,7 +32,7 @@ install_emulator() {
 install_venv() {
   [[ -e $cache/venv.done ]] && return
   python3 -m venv "$cache/venv"
-  pip install -q "cmake>=4.1" ninja "nanobind>=3.1" numpy pytest pytest-xdist hypothesis
+  pip install -q "cmake>=4.1" ninja "nanobind>=3.1" numpy ml_dtypes pytest pytest-xdist hypothesis
   # The tests start child processes by this script, else these would not be emulated.
   printf '#!/bin/sh\nexec qemu-x86_64-static "%s" "$@"\n' "$cache/venv/bin/python" >"$cache/python"
   chmod +x "$cache/python"
