@@ -335,11 +335,7 @@ bool view_outputs(const Arguments& args, AttentionProblem& p, Error& error) {
   shape[n + 1] = p.q_len;
   shape[n + 2] = p.kv_len;
   if (args.lse) {
-    const bool real = args.query.dtype == DType::kFloat64;
-    if (args.lse.dtype != (real ? DType::kFloat64 : DType::kFloat32)) {
-      return fail(error, Kind::kType, "lse: dtype must be %s under a %s query; got %s",
-                  real ? "float64" : "float32", args.query.dtype_name, args.lse.dtype_name);
-    }
+    if (!check_float(args.lse, error)) return false;
     if (!view_output(args.lse, shape, n + 2, "(..., num_heads, q_len)", error)) return false;
     p.lse.data = args.lse.data;
     p.lse.dtype = args.lse.dtype;

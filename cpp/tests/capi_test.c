@@ -253,8 +253,10 @@ static void test_errors(void) {
   CASE(CPUATTN_ERROR_VALUE,
        "lse: must have shape (..., num_heads, q_len) = (4, 5); got shape (4, 7)",
        p.lse = ((cpuattn_array){c.lse, lse_shape, NULL, 2, CPUATTN_FLOAT32}));
-  CASE(CPUATTN_ERROR_TYPE, "lse: dtype must be float32 under a float32 query; got float64",
-       p.lse = ((cpuattn_array){c.lse, c.lse_shape, NULL, 2, CPUATTN_FLOAT64}));
+  CASE(CPUATTN_ERROR_TYPE, "lse: dtype must be float16, bfloat16, float32 or float64; got bool",
+       p.lse = ((cpuattn_array){c.lse, c.lse_shape, NULL, 2, CPUATTN_BOOL}));
+  CASE(CPUATTN_ERROR_TYPE, "weights: dtype must be float32 like query's; got float64",
+       p.weights = ((cpuattn_array){c.weights, c.score_shape, NULL, 3, CPUATTN_FLOAT64}));
 #undef CASE
   for (int i = 0; i < count; ++i) {
     EXPECT(cpuattn_attention(&cases[i].problem) == cases[i].status, "case %d", i);
@@ -308,9 +310,9 @@ static void test_plans(void) {
     char* memory = malloc(bytes + 1);
     EXPECT(cpuattn_plan_place(&p, memory + 1, bytes - 1, &placed) == CPUATTN_ERROR_MEMORY, "small");
     EXPECT(cpuattn_plan_place(&p, memory + 1, bytes, &placed) == CPUATTN_OK, "place");
-    long before = 0;
+    long allocated = 0;
     for (int round = 0; round < 2; ++round) { /* the first one starts the threads */
-      before = allocations;
+      allocated = 0;
       for (int64_t q_len = 1; q_len <= 70; q_len += 23) {
         for (int64_t kv_len = 0; kv_len <= 3000; kv_len += 375) {
           resize(&c, q_len, kv_len);
@@ -319,7 +321,9 @@ static void test_plans(void) {
           EXPECT(cpuattn_attention(&p) == CPUATTN_OK, "attention");
           memcpy(wanted, c.out, used);
           memset(c.out, 0, used);
+          const long before = allocations;
           EXPECT(cpuattn_plan_run(plan, &p) == CPUATTN_OK, "run");
+          allocated += allocations - before;
           EXPECT(memcmp(c.out, wanted, used) == 0, "%d threads, %d x %d: bits", threads, (int)q_len,
                  (int)kv_len);
           p.executor = &executor;
@@ -329,7 +333,7 @@ static void test_plans(void) {
         }
       }
     }
-    EXPECT(allocations == before, "%ld allocations", allocations - before);
+    EXPECT(allocated == 0, "%ld allocations", allocated);
     p.executor = NULL;
     cpuattn_plan_destroy(plan);
     free(memory);
