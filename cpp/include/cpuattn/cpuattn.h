@@ -99,9 +99,8 @@ typedef struct cpuattn_problem {
    * (..., num_kv_heads, kv_len, head_dim_v); with CPUATTN_BSHD the two axes before the last change
    * places. Leading axes broadcast. */
   cpuattn_array query, key, value;
-  /* Results: out as query but head_dim_v wide; lse (..., num_heads, q_len), of any float dtype, and
-   * weights
-   * (..., num_heads, q_len, kv_len) only where wanted. Must not overlap an input. */
+  /* Results: out as query but head_dim_v wide; where wanted, lse (..., num_heads, q_len) of any
+   * float dtype and weights (..., num_heads, q_len, kv_len). Must not overlap an input. */
   cpuattn_array out, lse, weights;
   cpuattn_array mask, bias, dropout_mask;      /* broadcast to (..., num_heads, q_len, kv_len) */
   cpuattn_array alibi_slopes, sinks;           /* (..., num_heads), (num_heads) */
