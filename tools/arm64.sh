@@ -20,7 +20,7 @@ cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp
 # CPU (error texts, processes, packaging) runs natively only.
 pytest_arguments=("$@")
 if ((!$#)); then
-  pytest_arguments=(--sample=40)
+  pytest_arguments=(--sample=80)
   for name in errors explain package process reference; do
     pytest_arguments+=("--ignore=tests/test_$name.py")
   done
@@ -120,7 +120,7 @@ run_tests() {
   for QEMU_CPU in "${cpus[@]}"; do
     export QEMU_CPU
     echo "== arm64, $QEMU_CPU: C++ tests"
-    CPUATTN_TEST_SAMPLE=10 ctest --test-dir "$build" --output-on-failure
+    CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" --output-on-failure
     echo "== arm64, $QEMU_CPU: Python tests"
     CPUATTN_TEST_PYTHON=$cache/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/package:tools \
       "$cache/python" -m pytest -q -p no:cacheprovider -p sample_tests \

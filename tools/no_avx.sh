@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 # CPU (error texts, processes, packaging) runs natively only.
 pytest_arguments=("$@")
 if ((!$#)); then
-  pytest_arguments=(--sample=40)
+  pytest_arguments=(--sample=80)
   for name in errors explain package process reference; do
     pytest_arguments+=("--ignore=tests/test_$name.py")
   done
@@ -55,7 +55,7 @@ build_project() {
 run_tests() {
   export QEMU_CPU=$1 CPUATTN_TEST_PYTHON=$cache/python PYTHONPATH=$cache/package:tools
   echo "== x86-64, $1: C++ tests"
-  CPUATTN_TEST_SAMPLE=10 ctest --test-dir "$build" --output-on-failure "${@:3}"
+  CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" --output-on-failure "${@:3}"
   echo "== x86-64, $1: Python tests"
   "$cache/python" -c "import cpuattn
 usable = [row['name'] for row in cpuattn.info()['isas'] if row['usable']]
