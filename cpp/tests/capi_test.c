@@ -105,7 +105,7 @@ static void free_case(case_data* c) {
 }
 
 static cpuattn_problem problem_of(const case_data* c) {
-  cpuattn_problem p = CPUATTN_PROBLEM_INIT;
+  cpuattn_problem p = cpuattn_problem_default();
   p.query = (cpuattn_array){c->query, c->query_shape, NULL, 3, CPUATTN_FLOAT32};
   p.key = (cpuattn_array){c->key, c->key_shape, NULL, 3, CPUATTN_FLOAT32};
   p.value = (cpuattn_array){c->value, c->value_shape, NULL, 3, CPUATTN_FLOAT32};

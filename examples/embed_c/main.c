@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
   const int64_t row_shape[3] = {kHeads, 1, kHeadDim};
   if (key.data == NULL || value.data == NULL) return 1;
 
-  cpuattn_problem problem = CPUATTN_PROBLEM_INIT;
+  cpuattn_problem problem = cpuattn_problem_default();
   problem.query = (cpuattn_array){query, row_shape, NULL, 3, CPUATTN_FLOAT32};
   problem.out = (cpuattn_array){out, row_shape, NULL, 3, CPUATTN_FLOAT32};
   problem.key = (cpuattn_array){key.data, key.shape, key.strides, 3, CPUATTN_FLOAT32};

@@ -81,7 +81,7 @@ int main(int argc, char** argv) {
   }
 
   const cpuattn_executor threads{run_on_threads, nullptr};
-  cpuattn_problem problem = CPUATTN_PROBLEM_INIT;
+  cpuattn_problem problem = cpuattn_problem_default();
   problem.query = query.view();
   problem.key = key.view();
   problem.value = value.view();

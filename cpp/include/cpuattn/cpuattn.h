@@ -5,15 +5,15 @@
  * One struct describes a call: arrays as strided views, options as numbers. What each of them means
  * is written in docs/semantics.md; names and defaults are those of Python's cpuattn.attention.
  *
- *   cpuattn_problem problem = CPUATTN_PROBLEM_INIT;
+ *   cpuattn_problem problem = cpuattn_problem_default();
  *   problem.query = ...; problem.key = ...; problem.value = ...; problem.out = ...;
  *   problem.causal = CPUATTN_CAUSAL_BOTTOM_RIGHT;
  *   if (cpuattn_attention(&problem) != CPUATTN_OK) puts(cpuattn_last_error());
  *
  * A loop that must not allocate makes a cpuattn_plan for its largest problem once and runs that.
  *
- * Stable ABI: structs only ever grow at their end, by fields whose value 0 (or the one in
- * CPUATTN_PROBLEM_INIT) means what was before; `size` says which of them the caller knows.
+ * Stable ABI: structs only ever grow at their end, by fields whose value 0 means what
+ * was before; `size` says which of them the caller knows.
  * Every function may be called from any thread.
  */
 #ifndef CPUATTN_CPUATTN_H
@@ -21,6 +21,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "cpuattn/version.h"
 
@@ -130,8 +131,15 @@ typedef struct cpuattn_problem {
   const cpuattn_executor* executor; /* NULL: the library's own threads */
 } cpuattn_problem;
 
-#define CPUATTN_PROBLEM_INIT \
-  {.size = sizeof(cpuattn_problem), .window_left = -1, .window_right = -1}
+/* A problem with every option at its default and no array. */
+static inline cpuattn_problem cpuattn_problem_default(void) {
+  cpuattn_problem problem;
+  memset(&problem, 0, sizeof problem);
+  problem.size = sizeof problem;
+  problem.window_left = -1;
+  problem.window_right = -1;
+  return problem;
+}
 
 /* Computes the problem. Scratch memory is kept by each thread that computes, for the next call. */
 CPUATTN_API cpuattn_status cpuattn_attention(const cpuattn_problem* problem);
