@@ -220,37 +220,31 @@ def _split_heads(
     Q: Any, K: Any, V: Any, q_num_heads: int | None, kv_num_heads: int | None
 ) -> tuple[Any, Any, Any]:
     """View (batch, length, heads * width) as (batch, heads, length, width)."""
-    arrays = Q, K, V
-    heads = q_num_heads or 0, kv_num_heads or 0, kv_num_heads or 0
     if not Q.ndim == K.ndim == V.ndim == 3:
         raise ValueError(
             "Q: Q, K and V must have 4 axes each or 3 axes each; got shapes "
             f"{Q.shape}, {K.shape}, {V.shape}"
         )
-    split = []
-    for array, number in zip(arrays, heads, strict=True):
-        batch, length, width = array.shape
-        if number < 1 or width % number:
-            raise _heads_error(arrays, heads)
-        view = array.reshape(batch, length, number, width // number)
-        split.append(view.swapaxes(1, 2))
-    return tuple(split)  # type: ignore[return-value]
-
-
-def _heads_error(arrays: tuple[Any, ...], heads: tuple[int, ...]) -> ValueError:
-    """Say which number of heads is missing or does not divide its array."""
-    attributes = "q_num_heads", "kv_num_heads", "kv_num_heads"
-    for attribute, number in zip(attributes, heads, strict=True):
-        if number < 1:
-            return ValueError(
-                f"{attribute}: must be given, at least 1, for 3 axes; got {number}"
-            )
-    fits = [x.shape[2] % number == 0 for x, number in zip(arrays, heads, strict=True)]
-    n = fits.index(False)
-    return ValueError(
-        f"{'QKV'[n]}: last axis must be a multiple of {attributes[n]} {heads[n]}; "
-        f"got shape {arrays[n].shape}"
+    if not q_num_heads or not kv_num_heads:
+        name, heads = "q_num_heads", q_num_heads
+        if heads:
+            name, heads = "kv_num_heads", kv_num_heads
+        raise ValueError(f"{name}: must be given, at least 1, for 3 axes; got {heads}")
+    return (
+        _split("Q", Q, "q_num_heads", q_num_heads),
+        _split("K", K, "kv_num_heads", kv_num_heads),
+        _split("V", V, "kv_num_heads", kv_num_heads),
     )
+
+
+def _split(name: str, array: Any, attribute: str, heads: int) -> Any:
+    batch, length, width = array.shape
+    if width % heads or heads < 0:
+        raise ValueError(
+            f"{name}: last axis must be a multiple of {attribute} {heads}; "
+            f"got shape {array.shape}"
+        )
+    return array.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
 
 
 def _check_heads(
@@ -367,7 +361,8 @@ def _run(
     """Return Y, and the weights in mode 3, with the axes and dtype of Q."""
     packed = Q.ndim == 3
     if packed:
-        inputs = tuple(x.swapaxes(1, 2) for x in inputs)
+        query, key, value = inputs
+        inputs = query.swapaxes(1, 2), key.swapaxes(1, 2), value.swapaxes(1, 2)
         options = options | {"layout": "bshd"}
     if mode == 3:
         options = options | {"return_weights": True}
@@ -377,9 +372,11 @@ def _run(
         raise _renamed(error) from None
     Y, *weights = result if mode == 3 else (result,)
     if packed:
-        Y = Y.reshape(*Y.shape[:2], Y.shape[2] * Y.shape[3])
+        batch, q_len, heads, width = Y.shape
+        Y = Y.reshape(batch, q_len, heads * width)
     if Y.dtype != Q.dtype:
-        Y, *weights = (x.astype(Q.dtype) for x in (Y, *weights))
+        with np.errstate(over="ignore"):
+            Y, *weights = (x.astype(Q.dtype) for x in (Y, *weights))
     return (Y, *weights) if mode == 3 else Y
 
 
