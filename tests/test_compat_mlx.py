@@ -10,6 +10,7 @@ import doctest
 import inspect
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -33,6 +34,8 @@ st = hypothesis.strategies
 needs_mlx = pytest.mark.skipif(mx is None, reason="mlx is not installed")
 
 FLOATS = [np.dtype(x) for x in ("f4", "f2", BFLOAT16, "f8")]
+# A weight of bfloat16 is rounded before it multiplies a value, by as much as this.
+HALF_BIT = float(ml_dtypes.finfo(BFLOAT16).eps) / 2
 SCALES = [0.0, -0.3125, 0.25, 0.6875]  # MLX rounds its scale to float32
 Call = tuple[tuple[Array, Array, Array], dict[str, Any]]
 
@@ -90,7 +93,8 @@ def compare(call: Call, isas: Iterable[Any] = ("default",)) -> None:
         assert mine.shape == naive.shape
         allowed = 1e-13 * float(value)
         if mine.dtype != np.float64:
-            allowed = allowance(exact, [naive], mine.dtype, scale=float(value))
+            floor = HALF_BIT * float(value) if mine.dtype == BFLOAT16 else 0.0
+            allowed = allowance(exact, [naive], mine.dtype, float(value), floor)
         assert_within(mine, exact, allowed)
 
 
@@ -126,7 +130,8 @@ def calls(draw: Any) -> Call:
         options["mask"] = mask
     elif mask is not None:
         shape = draw(broadcast((batch, heads, q_len, kv_len)))
-        visible = np.asarray(rng.random(shape)) < draw(st.sampled_from([0.2, 0.7, 1.0]))
+        density = draw(st.sampled_from([0.2, 0.7, 1.0]))
+        visible = np.asarray(rng.random(shape) < density)
         numbers = np.asarray(normal(rng, *shape, dtype=np.float32)).astype(draw(floats))
         options["mask"] = draw(
             strided(
@@ -399,6 +404,15 @@ def test_mlx_inputs_without_a_floating_dtype_are_refused(dtype: str) -> None:
     if mx is not None:
         with pytest.raises(ValueError, match="unsupported type"):
             theirs(((*inputs.values(),), options))
+
+
+def test_mlx_guide_runs() -> None:
+    guide = Path(__file__).parents[1] / "docs" / "from-mlx.md"
+    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks[1:]:  # the first is the code of before
+        exec(block, names)
+    assert len(blocks) > 1
 
 
 def test_mlx_example_runs() -> None:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import doctest
 import functools
 import inspect
+import re
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -44,6 +47,8 @@ INPUTS = [
 ]
 OUTPUTS = list(AttentionOutputs._fields)
 FLOATS = [np.dtype(x) for x in ("f4", "f2", "f8", BFLOAT16)]
+# A weight of bfloat16 is rounded before it multiplies a value, by as much as this.
+HALF_BIT = float(ml_dtypes.finfo(BFLOAT16).eps) / 2
 Arguments = dict[str, Any]
 
 
@@ -169,8 +174,9 @@ def limit(exact: Array, naive: Array, dtype: Any, largest: float) -> float:
     """Return the greatest error that an output may have."""
     if dtype == np.float64:
         return 1e-13 * largest
+    floor = HALF_BIT * largest if dtype == BFLOAT16 else 0.0
     with np.errstate(over="ignore"):
-        return allowance(exact, [naive.astype(dtype)], dtype, scale=largest)
+        return allowance(exact, [naive.astype(dtype)], dtype, largest, floor)
 
 
 def compare(arguments: Arguments, isas: Iterable[Any] = ("default",)) -> None:
@@ -695,6 +701,15 @@ def test_onnx_random_combination_matches_the_runtime(arguments: Arguments) -> No
         )
         allowed = allowance(exact_, [theirs_], mine[n].dtype, scale=largest)
         assert_within(ours_, exact_, allowed)
+
+
+def test_onnx_guide_runs() -> None:
+    guide = Path(__file__).parents[1] / "docs" / "from-onnx.md"
+    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks[1:]:  # the first is the code of before
+        exec(block, names)
+    assert len(blocks) > 1
 
 
 def test_onnx_example_runs() -> None:
