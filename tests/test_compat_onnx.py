@@ -488,6 +488,15 @@ def test_onnx_value_may_have_its_own_dtype(dtype: Any, value: Any) -> None:
     compare(arguments)
 
 
+def test_onnx_double_softmax_is_computed_in_float64() -> None:
+    rng = np.random.default_rng(SEED)
+    inputs = [normal(rng, 1, 2, 40, 16) for _ in range(3)]
+    wide = attention(*(x.astype(np.float64) for x in inputs)).astype(np.float32)
+    double = attention(*inputs, softmax_precision=onnx.TensorProto.DOUBLE)
+    assert_same(double, wide)
+    assert not np.array_equal(attention(*inputs), wide)
+
+
 THREE = small(
     Q=np.ones((2, 3, 32), np.float32),
     K=np.ones((2, 5, 16), np.float32),
