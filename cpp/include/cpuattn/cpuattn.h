@@ -12,9 +12,8 @@
  *
  * A loop that must not allocate makes a cpuattn_plan for its largest problem once and runs that.
  *
- * Stable ABI: structs only ever grow at their end, by fields whose value 0 means what
- * was before; `size` says which of them the caller knows.
- * Every function may be called from any thread.
+ * Stable ABI: structs only ever grow at their end, by fields whose value 0 means what was before;
+ * `size` says which of them the caller knows. Every function may be called from any thread.
  */
 #ifndef CPUATTN_CPUATTN_H
 #define CPUATTN_CPUATTN_H
