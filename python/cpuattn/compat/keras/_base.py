@@ -42,11 +42,23 @@ class Layer:
         Whether `trainable_weights` lists the weights.
     dtype : str, dtype, config dict or policy, optional
         float32, float16, bfloat16, float64, mixed_float16 or mixed_bfloat16.
+    **kwargs
+        Nothing else is known.
     """
 
     def __init__(
-        self, *, name: str | None = None, trainable: bool = True, dtype: Any = None
+        self,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
+        **kwargs: Any,
     ) -> None:
+        if kwargs:
+            raise ValueError(
+                "Unrecognized keyword arguments passed to "
+                f"{type(self).__name__}: {kwargs}"
+            )
         if name is None:
             name = auto_name(type(self).__name__)
         if not isinstance(name, str) or "/" in name:

@@ -118,15 +118,6 @@ def wide_dtype(policy: DTypePolicy) -> np.dtype[Any]:
     return np.dtype("float64" if policy.compute_dtype == "float64" else "float32")
 
 
-def feature_size(shape: tuple[int | None, ...]) -> int:
-    """Return the last axis of an input of 3 axes."""
-    if len(shape) < 3:
-        raise IndexError(f"shape: must be (batch, length, features); got {shape}")
-    if len(shape) > 3 or not isinstance(shape[2], int):
-        raise ValueError(f"shape: must be (batch, length, features); got {shape}")
-    return shape[2]
-
-
 def sigmoid(x: Array) -> Array:
     """Replace `x` by 1 / (1 + exp(-x)), which is 0 where exp overflows."""
     with np.errstate(over="ignore"):

@@ -33,11 +33,11 @@ def bands(
 
 
 def visibility(
+    lengths: tuple[int, int],
     attention_mask: Any,
     query_mask: Any,
     value_mask: Any,
     key_mask: Any,
-    lengths: tuple[int, int],
     *,
     banded: bool,
 ) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def visibility(
 
     Parameters
     ----------
+    lengths : tuple of int
+        q_len and kv_len.
     attention_mask : array-like, broadcasts to (batch, [num_heads,] q_len, kv_len)
     query_mask : array-like, shape (batch, q_len)
     value_mask, key_mask : array-like, shape (batch, kv_len)
-    lengths : tuple of int
-        q_len and kv_len.
     banded : bool
         Whether there is a causal mask or a window as well.
 
@@ -83,7 +83,9 @@ def visibility(
 
 
 def _vector(mask: Any, length: int) -> NDArray[np.bool_]:
-    array = truth(np.asarray(mask))
+    array: NDArray[np.bool_] = truth(np.asarray(mask))
+    if array.shape[-1:] == (length,):
+        return array
     return np.broadcast_to(array, (*array.shape[:-1], length))
 
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from ..._core import attention
 from . import constraints, initializers, regularizers
 from ._base import Layer
-from ._dense import Projection, feature_size, sigmoid, wide_dtype
+from ._dense import Projection, sigmoid, wide_dtype
 from ._masks import bands, visibility
 from ._policy import numpy_dtype
+from ._shapes import Shape, feature_size, output_shape
 from ._weights import Array, SeedGenerator, kept
-
-Shape = tuple[int | None, ...]
 
 
 class GroupedQueryAttention(Layer):
@@ -78,8 +77,8 @@ class GroupedQueryAttention(Layer):
     and products of masks not written out; a mask may not enlarge the batch; a query,
     value or key mask together with a 4-D `attention_mask` works; a masked key reaches
     nothing even if its value holds NaN; kv_len 0 gives the output bias; float64 is
-    computed and returned in float64; 16-bit policies compute in float32 between the
-    projections, and keep a float32 copy of the weights; a mask means its truth whatever
+    computed and returned in float64; 16-bit policies compute the
+    projections and penalties in float32, and keep a float32 copy of the weights; a mask means its truth whatever
     its dtype; weights are read-only arrays that `assign` replaces; there are no
     symbolic calls, quantization or LoRA.
 
@@ -120,12 +119,6 @@ class GroupedQueryAttention(Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        unknown = {n: x for n, x in kwargs.items() if n not in _LAYER_ARGUMENTS}
-        if unknown:
-            raise ValueError(
-                "Unrecognized keyword arguments passed to "
-                f"{type(self).__name__}: {unknown}"
-            )
         super().__init__(**kwargs)
         if num_query_heads % num_key_value_heads != 0:
             raise ValueError(
@@ -147,8 +140,8 @@ class GroupedQueryAttention(Layer):
         self.use_bias = use_bias
         self.use_gate = use_gate
         self.sliding_window = sliding_window
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_initializer: Any = initializers.get(kernel_initializer)
+        self.bias_initializer: Any = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.bias_regularizer = regularizers.get(bias_regularizer)
         self.activity_regularizer = regularizers.get(activity_regularizer)
@@ -216,13 +209,14 @@ class GroupedQueryAttention(Layer):
         self, name: str, inputs: tuple[int, ...], outputs: tuple[int, ...]
     ) -> Projection:
         # Clones, so that an unseeded initializer draws anew for every projection.
+        kernel_initializer = self.kernel_initializer.clone()
         bias_initializer = self.bias_initializer.clone()
         return Projection(
             f"{self.name}/{name}",
             inputs,
             outputs,
             self.dtype_policy,
-            self.kernel_initializer.clone(),
+            kernel_initializer,
             bias_initializer if self.use_bias else None,
             kernel_regularizer=self.kernel_regularizer,
             bias_regularizer=self.bias_regularizer,
@@ -247,11 +241,11 @@ class GroupedQueryAttention(Layer):
 
         Parameters
         ----------
-        query : ndarray, shape (batch, q_len, queryfeature_size)
+        query : ndarray, shape (batch, q_len, query_features)
             Copied if its dtype is not that of the layer.
-        value : ndarray, shape (batch, kv_len, valuefeature_size)
+        value : ndarray, shape (batch, kv_len, value_features)
             Its batch may be 1.
-        key : ndarray, shape (batch, kv_len, keyfeature_size), optional
+        key : ndarray, shape (batch, kv_len, key_features), optional
             `value` by default.
         query_mask : ndarray, shape (batch, q_len), optional
             True or non-zero = attend.
@@ -270,7 +264,7 @@ class GroupedQueryAttention(Layer):
 
         Returns
         -------
-        output : ndarray, shape (batch, q_len, queryfeature_size), dtype of the layer
+        output : ndarray, shape (batch, q_len, query_features), dtype of the layer
         scores : ndarray, shape (batch, num_query_heads, q_len, kv_len), same dtype
             Only if `return_attention_scores`.
 
@@ -304,14 +298,13 @@ class GroupedQueryAttention(Layer):
             projected.append(gate)
         projected.append(self._narrow(self._value_dense(value)))
 
-        q_len, kv_len = query.shape[1], value.shape[1]
-        options = bands(use_causal_mask, self.sliding_window, q_len, kv_len)
-        masks = (attention_mask, query_mask, value_mask, key_mask)
-        if any(mask is not None for mask in masks):
-            options |= visibility(*masks, (q_len, kv_len), banded=bool(options))
-        if training and self.dropout > 0.0:
-            batch = np.broadcast_shapes(query.shape[:1], key.shape[:1])
-            options |= self._drops((*batch, self.num_query_heads, q_len, kv_len))
+        options = self._options(
+            (query.shape, value.shape, key.shape),
+            (attention_mask, query_mask, value_mask, key_mask),
+            use_causal_mask,
+            training,
+        )
+        # Keras leaves its fused path, which has the mean, for dropout and for scores.
         fused = not (self.dropout > 0.0 or return_attention_scores)
         returned = attention(
             projected[0],
@@ -359,12 +352,28 @@ class GroupedQueryAttention(Layer):
         """Round what was computed in the wide dtype to that of the layer."""
         return x.astype(self._compute, copy=False) if self._rounds else x
 
-    def _drops(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return the options of dropout. Keras draws nothing if all is dropped."""
-        if self.dropout == 1:
-            return {"dropout_p": 1.0}
-        keep = kept(shape, self.dropout, self._seed_generator.next())
-        return {"dropout_p": self.dropout, "dropout_mask": keep}
+    def _options(
+        self,
+        shapes: tuple[tuple[int, ...], ...],
+        masks: tuple[Any, ...],
+        use_causal_mask: bool,
+        training: bool | None,
+    ) -> dict[str, Any]:
+        """Return the options of `attention` for masks and dropout."""
+        query, value, key = shapes
+        lengths = query[1], value[1]
+        options = bands(use_causal_mask, self.sliding_window, *lengths)
+        if any(mask is not None for mask in masks):
+            options |= visibility(lengths, *masks, banded=bool(options))
+        if training and self.dropout > 0.0:
+            options["dropout_p"] = self.dropout
+            # Keras draws nothing if all is dropped.
+            if self.dropout < 1:
+                batch = np.broadcast_shapes(query[:1], key[:1])
+                shape = (*batch, self.num_query_heads, *lengths)
+                seed = self._seed_generator.next()
+                options["dropout_mask"] = kept(shape, self.dropout, seed)
+        return options
 
     def compute_output_shape(
         self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None
@@ -374,22 +383,10 @@ class GroupedQueryAttention(Layer):
         Raises
         ------
         ValueError
-            Keras's rules for symbolic inputs: the features of query and value are
-            equal, and so are the lengths of value and key.
+            Keras's rules for symbolic inputs forbid the shapes: the features of query
+            and value must be equal, and so must the lengths of value and key.
         """
-        key_shape = value_shape if key_shape is None else key_shape
-        if query_shape[-1] != value_shape[-1]:
-            raise ValueError(
-                "The last dimension of `query_shape` and `value_shape` must be equal, "
-                f"but are {query_shape[-1]}, {value_shape[-1]}. Received: "
-                f"query_shape={query_shape}, value_shape={value_shape}"
-            )
-        if value_shape[1:-1] != key_shape[1:-1]:
-            raise ValueError(
-                "All dimensions of `value` and `key`, except the last one, must be "
-                f"equal. Received: value_shape={value_shape} and key_shape={key_shape}"
-            )
-        return query_shape
+        return output_shape(query_shape, value_shape, key_shape)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make the layer again, as Keras writes them."""
@@ -411,6 +408,3 @@ class GroupedQueryAttention(Layer):
             "bias_constraint": constraints.serialize(self.bias_constraint),
             "seed": self.seed,
         }
-
-
-_LAYER_ARGUMENTS = ("name", "trainable", "dtype")
