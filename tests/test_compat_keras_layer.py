@@ -15,7 +15,7 @@ import pytest
 
 from cpuattn import compat, reference
 from cpuattn.compat.keras import GroupedQueryAttention, GroupQueryAttention, layer
-from support import Array, assert_within, normal, run_python
+from support import Array, assert_same, assert_within, normal, run_python
 
 os.environ["KERAS_BACKEND"] = "numpy"
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
@@ -490,6 +490,17 @@ def test_keras_layer_casts_inputs(
     agree(*pair(rng, 6, 5, 4, **HEADS, dtype=policy), arrays)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_keras_layer_mixed_policy_rounds_the_weights(
+    dtype: str, rng: np.random.Generator
+) -> None:
+    arrays = inputs(rng)
+    mixed, _ = pair(rng, 6, 5, 4, **HEADS, use_gate=True, dtype=f"mixed_{dtype}")
+    narrow, _ = pair(rng, 6, 5, 4, **HEADS, use_gate=True, dtype=dtype)
+    narrow.set_weights(mixed.get_weights())
+    assert_same(mixed(*arrays), narrow(*arrays))
+
+
 @pytest.mark.parametrize("policy", ["float32", "float16", "mixed_bfloat16"])
 def test_keras_layer_sees_every_change_of_a_weight(
     policy: str, rng: np.random.Generator
@@ -521,14 +532,16 @@ def test_keras_layer_saves_and_loads(rng: np.random.Generator, tmp_path: Path) -
 BATCHES = [(1, 3, 3), (3, 1, 1), (3, 1, 3), (3, 3, 1), (1, 1, 3), (0, 0, 0)]
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("scored", [False, True], ids=["output", "scores"])
 @pytest.mark.parametrize("batches", BATCHES, ids=str)
 def test_keras_layer_broadcasts_a_batch_of_1(
-    batches: tuple[int, ...], scored: bool, rng: np.random.Generator
+    batches: tuple[int, ...], scored: bool, dropout: float, rng: np.random.Generator
 ) -> None:
-    ours, theirs = pair(rng, 6, 5, 4, **HEADS)
+    ours, theirs = pair(rng, 6, 5, 4, **HEADS, dropout=dropout, seed=5)
     arrays = [x[:n] for x, n in zip(inputs(rng, batch=3), batches, strict=True)]
-    mine, other = (x(*arrays, return_attention_scores=scored) for x in (ours, theirs))
+    options = {"return_attention_scores": scored, "training": True}
+    mine, other = (x(*arrays, **options) for x in (ours, theirs))
     for x, y in zip(mine, other, strict=True) if scored else [(mine, other)]:
         assert x.shape == y.shape
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
