@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STFT",
-    "STFTInitializer",
     "Constant",
     "GlorotNormal",
     "GlorotUniform",
@@ -55,6 +54,7 @@ __all__ = [
     "RandomInitializer",
     "RandomNormal",
     "RandomUniform",
+    "STFTInitializer",
     "SeedGenerator",
     "TruncatedNormal",
     "VarianceScaling",

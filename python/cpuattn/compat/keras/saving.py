@@ -39,19 +39,19 @@ class Weight(Protocol):
     """What a weight of a layer has, as far as it is needed here."""
 
     @property
-    def path(self) -> str: ...  # noqa: D102
+    def path(self) -> str: ...
 
     @property
-    def value(self) -> Array: ...  # noqa: D102
+    def value(self) -> Array: ...
 
 
 class Layer(Protocol):
     """What a layer has, as far as it is needed here."""
 
     @property
-    def weights(self) -> Sequence[Weight]: ...  # noqa: D102
+    def weights(self) -> Sequence[Weight]: ...
 
-    def set_weights(self, weights: list[Array]) -> None: ...  # noqa: D102
+    def set_weights(self, weights: list[Array]) -> None: ...
 
 
 def save_npz(layer: Layer, path: Path) -> None:
@@ -85,7 +85,7 @@ def save_npz(layer: Layer, path: Path) -> None:
     ...     np.load(f"{folder}/a.npz").files
     ['query/kernel']
     """
-    weights = {name: weight.value for name, weight in _built(layer).items()}
+    weights: dict[str, Any] = {name: w.value for name, w in _built(layer).items()}
     with open(path, "wb") as file:
         np.savez(file, **weights)
 
