@@ -190,15 +190,15 @@ def random_case(rng: np.random.Generator) -> tuple[str, list[Any], dict[str, Any
     ]
     scores = (batch, heads, q_len, kv_len)
     shape = tuple(n if rng.random() < 0.7 else 1 for n in scores)
-    shape = shape[int(rng.integers(0, 4)) :]
-    options: dict[str, Any] = {"is_causal": bool(rng.random() < 0.4)}
+    # Its torch backend refuses scores of one axis, and a bias of a causal call.
+    shape = shape[int(rng.integers(0, 5 if numpy else 3)) :]
     kind = rng.integers(3)
+    causal = rng.random() < 0.4 and (numpy or kind != 1)
+    options: dict[str, Any] = {"is_causal": bool(causal)}
     if kind == 0:
         mask = rng.random(shape) < 0.7
         # A row that sees nothing is the mean of the values, but not in torch's float16.
-        if numpy or dtype != "float16":
-            mask[..., 0] &= rng.random(shape[:-1]) < 0.7
-        elif mask.ndim:
+        if not numpy and dtype == "float16":
             mask[..., 0] = True
         options["mask"] = mask
     elif kind == 1:
@@ -236,9 +236,10 @@ def check_operation_takes_arrays_and_other_dtypes() -> None:
     half = [x.astype("float16") for x in wide]
     compare(lambda: run(wide[0].astype("float32"), *half[1:]), calls=1)
     compare(lambda: run(*(x.tolist() for x in wide)), calls=1)
-    mask = np.array([3, 0, -1, 0, 1])
+    mask = np.array([[3, 0, -1, 0, 1]])
     compare(lambda: run(*wide, mask=mask), calls=1)
-    compare(lambda: run(*wide, bias=rng.standard_normal(5).tolist()), calls=1)
+    bias = rng.standard_normal((5, 5)).tolist()
+    compare(lambda: run(*wide, bias=bias), calls=1)
 
 
 def check_errors_are_those_of_keras() -> None:
@@ -430,16 +431,25 @@ def check_torch_gradients_are_those_of_keras() -> None:
 
 
 def check_torch_models_train() -> None:
-    model = small_model()
-    model.compile(optimizer="adam", loss="mse")
     tokens = np.random.default_rng(SEED).integers(1, 17, (16, 9))
     targets = np.random.default_rng(SEED).standard_normal((16, 9, 3))
+
+    def trained() -> tuple[Any, list[float]]:
+        model = small_model()
+        model.compile(optimizer="adam", loss="mse")
+        model.fit(tokens, targets, epochs=1, verbose=0)  # builds first, not to learn
+        return model, model.fit(tokens, targets, epochs=3, verbose=0).history["loss"]
+
+    _, expected = trained()
+    with counted():
+        model, losses = trained()
+    assert losses == expected
+    assert losses[-1] < losses[0]
     with counted() as calls:
-        history = model.fit(tokens, targets, epochs=3, verbose=0).history["loss"]
+        model.fit(tokens, targets, verbose=0)
         assert not calls
         model.evaluate(tokens, targets, verbose=0)
         assert len(calls) == 2
-    assert history[-1] < history[0]
 
 
 def check_torch_transformations_see_the_operations_of_keras() -> None:
@@ -463,7 +473,7 @@ def check_torch_transformations_see_the_operations_of_keras() -> None:
             return run(y)
 
     def traced(y: Any) -> Any:
-        return torch.jit.trace(run, y)(2 * y)
+        return torch.jit.trace(run, y, check_trace=False)(2 * y)
 
     def compiled(y: Any) -> Any:
         torch.compiler.reset()
@@ -472,8 +482,6 @@ def check_torch_transformations_see_the_operations_of_keras() -> None:
     ways: dict[str, Callable[[], Any]] = {
         "vmap": lambda: torch.vmap(run)(x),
         "grad": lambda: torch.func.grad(lambda y: run(y).sum())(x[0]),
-        "jvp": lambda: torch.func.jvp(run, (x[0],), (x[1],))[1],
-        "forward": lambda: derivative(x[0]),
         "autocast": lambda: automatic(x[0]),
         "trace": lambda: traced(x[0]),
         "compile": lambda: compiled(x[0]),
@@ -483,6 +491,14 @@ def check_torch_transformations_see_the_operations_of_keras() -> None:
             compare(way, calls=0)
         except Exception as error:
             raise AssertionError(name) from error
+    # torch itself has no forward derivative here; a tensor without one would be wrong.
+    for way in (
+        lambda: torch.func.jvp(run, (x[0],), (x[1],)),
+        lambda: derivative(x[0]),
+    ):
+        expected = raised(way)
+        with plugin.enabled():
+            assert raised(way) == expected
     with counted() as calls:
         shape = run(x[0].to("meta")).shape
     assert not calls
