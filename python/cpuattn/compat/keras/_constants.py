@@ -9,7 +9,7 @@ import numpy as np
 
 from .._optional import require
 from ._initializer import Initializer
-from ._registry import from_plain
+from ._registry import from_plain, to_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Constant(Initializer):
 
     def get_config(self) -> dict[str, Any]:
         """Return ``{"value": ...}``."""
-        return {"value": self.value}
+        return {"value": to_plain(self.value)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ._initializer import Initializer
 from ._random import SeedGenerator, default_seed, seed_state, truncated_normal
+from ._registry import to_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class RandomInitializer(Initializer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, of which one is the seed as it was given."""
-        return {"seed": self._init_seed}
+        return {"seed": to_plain(self._init_seed)}
 
 
 class RandomNormal(RandomInitializer):
@@ -162,8 +163,9 @@ class Orthogonal(RandomInitializer):
 
     Notes
     -----
-    Differences from Keras: float16 and bfloat16, in which LAPACK has no factorization,
-    are rounded from a float32 matrix.
+    Differences from Keras: float64 is orthogonal to all its digits, where Keras returns
+    float32; float16 and bfloat16, in which LAPACK has no factorization, are rounded
+    from a float32 matrix.
 
     References
     ----------

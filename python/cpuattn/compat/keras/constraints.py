@@ -36,7 +36,12 @@ _EPSILON = 1e-7
 
 
 class Constraint:
-    """Base of all constraints: a callable that moves a weight to where it may be."""
+    """Base of all constraints: a callable that moves a weight to where it may be.
+
+    Notes
+    -----
+    Differences from Keras: float64 stays float64, of which Keras makes float32.
+    """
 
     def __call__(self, w: NDArray[Any]) -> NDArray[Any]:
         """Return the nearest weight that is allowed.
