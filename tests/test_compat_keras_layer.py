@@ -7,6 +7,7 @@ import doctest
 import inspect
 import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ st = hypothesis.strategies
 if keras.config.backend() != "numpy":
     pytest.skip("keras was imported with another backend", allow_module_level=True)
 
-# Keras warns where there is one key.
-pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+# Keras warns where there is one key, and NumPy of Keras's variables.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You are using a softmax over axis"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 THEIRS = keras.layers.GroupQueryAttention
 POLICIES = ["float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"]
@@ -520,13 +524,49 @@ def test_keras_layer_sees_every_change_of_a_weight(
 
 
 def test_keras_layer_saves_and_loads(rng: np.random.Generator, tmp_path: Path) -> None:
-    ours, _ = pair(rng, 6, 5, 4, **HEADS, use_gate=True)
+    arrays = inputs(rng)
+    ours, _ = pair(rng, 6, 5, 4, **HEADS, use_gate=True, dropout=0.5, seed=3)
+    ours(*arrays, training=True)
     ours.save(tmp_path / "weights.npz")
-    other = GroupQueryAttention(**HEADS, use_gate=True)
-    other.build((2, 5, 6), (2, 7, 5), (2, 7, 4))
+    other = GroupQueryAttention(**HEADS, use_gate=True, dropout=0.5)
+    other.build(*(x.shape for x in arrays))
     other.load(tmp_path / "weights.npz")
-    for x, y in zip(ours.get_weights(), other.get_weights(), strict=True):
+    for x, y in zip(ours.variables, other.variables, strict=True):
         np.testing.assert_array_equal(x, y)
+    # Dropout goes on where it was.
+    np.testing.assert_array_equal(
+        *(x(*arrays, training=True) for x in (ours, other)), strict=True
+    )
+
+
+def test_keras_layer_load_checks_before_it_sets(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    ours, _ = pair(rng, 6, 5, 4, **HEADS)
+    other, _ = pair(rng, 6, 5, 4, **HEADS | {"head_dim": 2})
+    before = ours.get_weights()
+    other.save(tmp_path / "weights.npz")
+    with pytest.raises(ValueError, match="must hold the weights of the layer"):
+        ours.load(tmp_path / "weights.npz")
+    for x, y in zip(ours.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("scored", [False, True], ids=["output", "scores"])
+def test_keras_layer_mask_means_its_truth(
+    scored: bool, rng: np.random.Generator
+) -> None:
+    # Keras takes up to 0.5 for False if the scores are returned.
+    arrays = inputs(rng)
+    ours, _ = pair(rng, 6, 5, 4, **HEADS)
+    mask = rng.random((2, 5, 7)) < 0.7
+    several = [mask, mask.astype(np.int64), np.where(mask, -0.3, 0.0)]
+    first, *others = (
+        ours(*arrays, attention_mask=x, return_attention_scores=scored) for x in several
+    )
+    for other in others:
+        for x, y in zip(first, other, strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 BATCHES = [(1, 3, 3), (3, 1, 1), (3, 1, 3), (3, 3, 1), (1, 1, 3), (0, 0, 0)]
@@ -856,3 +896,13 @@ def test_keras_layer_examples_run() -> None:
     done = doctest.testmod(layer, optionflags=doctest.ELLIPSIS)
     assert done.failed == 0
     assert done.attempted > 4
+
+
+def test_keras_layer_snippets_of_the_documentation_run() -> None:
+    page = Path(__file__).parents[1] / "docs" / "from-keras.md"
+    snippets = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
+    assert len(snippets) == 2
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert type(names["layer"]) is GroupQueryAttention

@@ -195,12 +195,18 @@ class Layer:
         return sum(math.prod(weight.shape) for weight in self.weights)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights to a .npz file."""
-        saving.save_npz(self, path)
+        """Write all variables to a .npz file."""
+        saving.save_npz(_State(self), path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Read the weights from a .npz file that `save` wrote."""
-        saving.load_npz(self, path)
+        """Read all variables from a .npz file that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            Names or shapes are not those of the layer; nothing is set then.
+        """
+        saving.load_npz(_State(self), path)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make the layer again, as Keras writes them."""
@@ -217,3 +223,14 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+
+class _State:
+    """The variables of a layer, the seed of dropout included, as weights to save."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.weights = layer.variables
+
+    def set_weights(self, values: Sequence[Array]) -> None:
+        for variable, value in zip(self.weights, values, strict=True):
+            variable.assign(value)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._policy import DTypePolicy, numpy_dtype
+from ._policy import DTypePolicy
+from ._registry import numpy_dtype
 from ._weights import Array, Variable
 
 
@@ -100,13 +101,13 @@ class Projection:
 
         Both are in the wide dtype of the policy.
         """
-        if x.shape[2:] != self.inputs:
+        batch, length, *inputs = x.shape
+        if tuple(inputs) != self.inputs:
             raise ValueError(
                 f"{self.name}: input must be (batch, length, "
                 f"{', '.join(map(str, self.inputs))}), as built; got shape {x.shape}"
             )
         kernel, bias = self._matrices()
-        batch, length = x.shape[:2]
         out: Array = x.reshape(batch * length, len(kernel)) @ kernel
         if bias is not None:
             out += bias

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
-
-import numpy as np
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _MIXED = {"mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
@@ -88,18 +85,3 @@ def serialize(policy: DTypePolicy) -> dict[str, Any]:
         "config": policy.get_config(),
         "registered_name": None,
     }
-
-
-@cache
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the dtype of that name; bfloat16 is the one of ml_dtypes."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise ImportError(
-            "dtype: bfloat16 arrays need the package ml_dtypes (pip install ml_dtypes)"
-        ) from error
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ._random import default_seed, seed_state
 
 Array = NDArray[Any]  # NumPy has no type for bfloat16
 
@@ -113,14 +114,12 @@ class SeedGenerator:
     """
 
     def __init__(self, seed: int | None, path: str) -> None:
-        if seed is None:
-            seed = random.randint(1, int(1e9))
-        if not isinstance(seed, int):
+        if not isinstance(seed, int | None):
             raise ValueError(
                 f"Argument `seed` must be an integer. Received: seed={seed}"
             )
         self.state = Variable(
-            np.array([seed, 0], np.uint32),
+            seed_state(default_seed() if seed is None else seed),
             f"{path}/seed_generator/seed_generator_state",
             trainable=False,
         )
@@ -135,25 +134,24 @@ class SeedGenerator:
 _BLOCK = 1 << 16  # draws that are float64 at one time
 
 
-def kept(shape: tuple[int, ...], rate: float, seed: Array) -> NDArray[np.bool_]:
-    """Say which elements dropout keeps: the draws of Keras's NumPy backend.
+def drops(rate: float, shape: tuple[int, ...], seeds: SeedGenerator) -> dict[str, Any]:
+    """Return the options of dropout: the draws of Keras's NumPy backend.
 
     Parameters
     ----------
-    shape : tuple of int
     rate : float
-        Fraction that is dropped.
-    seed : ndarray of uint32
-        From `SeedGenerator.next`.
-
-    Returns
-    -------
-    ndarray of bool, of that shape
+        Fraction of the weights that is dropped.
+    shape : tuple of int
+        That of the weights.
+    seeds : SeedGenerator
+        Gives the seed; Keras asks for none if everything is dropped.
     """
-    generator = np.random.default_rng(seed)
+    if rate == 1:
+        return {"dropout_p": 1.0}
+    generator = np.random.default_rng(seeds.next())
     keep = np.empty(shape, np.bool_)
     flat = keep.reshape(-1)
     for begin in range(0, flat.size, _BLOCK):
         block = flat[begin : begin + _BLOCK]
         np.less(generator.random(block.size), 1.0 - rate, out=block)
-    return keep
+    return {"dropout_p": rate, "dropout_mask": keep}

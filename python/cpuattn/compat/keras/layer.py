@@ -14,9 +14,9 @@ from . import constraints, initializers, regularizers
 from ._base import Layer
 from ._dense import Projection, sigmoid, wide_dtype
 from ._masks import bands, visibility
-from ._policy import numpy_dtype
+from ._registry import numpy_dtype
 from ._shapes import Shape, feature_size, output_shape
-from ._weights import Array, SeedGenerator, kept
+from ._weights import Array, SeedGenerator, drops
 
 
 class GroupedQueryAttention(Layer):
@@ -74,13 +74,13 @@ class GroupedQueryAttention(Layer):
     dropout; and dropout draws what Keras's NumPy backend draws for the same seed.
 
     Differences from Keras: keys and values are not repeated, and causal masks, windows
-    and products of masks not written out; a mask may not enlarge the batch; a query,
-    value or key mask together with a 4-D `attention_mask` works; a masked key reaches
-    nothing even if its value holds NaN; kv_len 0 gives the output bias; float64 is
-    computed and returned in float64; 16-bit policies compute the
-    projections and penalties in float32, and keep a float32 copy of the weights; a mask means its truth whatever
-    its dtype; weights are read-only arrays that `assign` replaces; there are no
-    symbolic calls, quantization or LoRA.
+    and products of masks not written out; a mask may not enlarge the batch, and means
+    its truth whatever its dtype; a query, value or key mask together with a 4-D
+    `attention_mask` works; a masked key reaches nothing even if its value holds NaN;
+    kv_len 0 gives the output bias; float64 is computed and returned in float64; 16-bit
+    policies have float32 projections, penalties and a float32 copy of the weights;
+    weights are read-only arrays that `assign` replaces; there are no symbolic calls,
+    quantization or LoRA.
 
     References
     ----------
@@ -336,8 +336,6 @@ class GroupedQueryAttention(Layer):
         if not hasattr(x, "__array__"):
             raise ValueError(f"{name}: must be an array; got {type(x).__name__}")
         array = np.asarray(x)
-        if array.dtype.kind == "c":
-            raise TypeError(f"{name}: must be real; got dtype {array.dtype}")
         if self.built and array.ndim != 3:
             raise ValueError(
                 f"Input 0 with name 'None' of layer '{name}' is incompatible with the "
@@ -345,6 +343,8 @@ class GroupedQueryAttention(Layer):
                 f"received: {array.shape}"
             )
         if array.dtype != self._compute:
+            if array.dtype.kind == "c":
+                raise TypeError(f"{name}: must be real; got dtype {array.dtype}")
             array = array.astype(self._compute)
         return array.astype(self._wide) if self._rounds else array
 
@@ -366,26 +366,15 @@ class GroupedQueryAttention(Layer):
         if any(mask is not None for mask in masks):
             options |= visibility(lengths, *masks, banded=bool(options))
         if training and self.dropout > 0.0:
-            options["dropout_p"] = self.dropout
-            # Keras draws nothing if all is dropped.
-            if self.dropout < 1:
-                batch = np.broadcast_shapes(query[:1], key[:1])
-                shape = (*batch, self.num_query_heads, *lengths)
-                seed = self._seed_generator.next()
-                options["dropout_mask"] = kept(shape, self.dropout, seed)
+            batch = np.broadcast_shapes(query[:1], key[:1])
+            shape = (*batch, self.num_query_heads, *lengths)
+            options |= drops(self.dropout, shape, self._seed_generator)
         return options
 
     def compute_output_shape(
         self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None
     ) -> Shape:
-        """Return the shape of the output, which is that of the query.
-
-        Raises
-        ------
-        ValueError
-            Keras's rules for symbolic inputs forbid the shapes: the features of query
-            and value must be equal, and so must the lengths of value and key.
-        """
+        """Return that of the query; ValueError if Keras's rules forbid the shapes."""
         return output_shape(query_shape, value_shape, key_shape)
 
     def get_config(self) -> dict[str, Any]:

@@ -67,11 +67,11 @@ def dot_product_attention(
     Notes
     -----
     Differences from Keras's NumPy backend: grouped queries work for every number of key
-    heads; a masked key reaches nothing even if its value row holds NaN; kv_len 0 gives
-    0, head_dim 0 equal weights; `flash_attention` and `attn_logits_soft_cap` work;
-    float64 is computed and returned in float64; integers alone are computed in float32;
-    mask and bias may not enlarge the batch, and value has the heads of key; complex
-    arrays are an error.
+    heads; a masked key reaches nothing even if its value row holds NaN, and never wins
+    over one with a bias below -2.4e38; kv_len 0 gives 0, head_dim 0 equal weights;
+    `flash_attention` and `attn_logits_soft_cap` work; float64 is computed and returned
+    in float64; integers alone are computed in float32; mask and bias may not enlarge
+    the batch, and value has the heads of key; complex arrays are an error.
 
     References
     ----------
