@@ -901,8 +901,8 @@ def test_keras_layer_examples_run() -> None:
 def test_keras_layer_snippets_of_the_documentation_run() -> None:
     page = Path(__file__).parents[1] / "docs" / "from-keras.md"
     snippets = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
-    assert len(snippets) == 2
+    before, after, *_ = snippets
     names: dict[str, Any] = {}
-    for snippet in snippets:
-        exec(snippet, names)
+    exec(before, names)
+    exec(after, names)
     assert type(names["layer"]) is GroupQueryAttention
