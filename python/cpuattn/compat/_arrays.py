@@ -24,7 +24,7 @@ def truth(mask: Any) -> Any:
     return np.asarray(mask).astype(np.bool_)
 
 
-def addend(bias: Any) -> Any:
+def additive(bias: Any) -> Any:
     """Return a bias in a floating dtype. Copies other dtypes, as float64."""
     if bias is None or _name(getattr(bias, "dtype", None)) in _FLOATS:
         return bias if not isinstance(bias, np.generic) else np.asarray(bias)

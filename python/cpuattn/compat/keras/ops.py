@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._core import attention
-from .._arrays import addend, promoted, truth
+from .._arrays import additive, promoted, truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def dot_product_attention(
             value,
             layout="bshd",
             mask=truth(mask),
-            bias=addend(bias),
+            bias=additive(bias),
             causal="top_left" if is_causal else False,
             scale=scale,
             softcap=attn_logits_soft_cap,
