@@ -348,7 +348,7 @@ def test_keras_complex_numbers_are_errors(place: int, rng: np.random.Generator) 
     # Keras discards the imaginary part of some, and returns complex arrays for others.
     arguments: list[Any] = [*qkv(rng, layout="bshd"), np.ones((5, 9))]
     arguments[place] = arguments[place] + 1j
-    with pytest.raises(TypeError, match="dtype .*complex"):
+    with pytest.raises(TypeError, match=r"dtype .*complex"):
         cpuattn.dot_product_attention(*arguments)
 
 
