@@ -19,15 +19,26 @@ def is_boolean(array: Any) -> bool:
 
 def truth(mask: Any) -> Any:
     """Return a mask as booleans: True where it is not 0. Copies other dtypes."""
-    if mask is None or is_boolean(mask):
+    if mask is None or (is_boolean(mask) and not isinstance(mask, np.generic)):
         return mask
-    return np.asarray(mask) != 0
+    return np.asarray(mask).astype(np.bool_)
+
+
+def additive(bias: Any) -> Any:
+    """Return a bias in a floating dtype. Copies other dtypes, as float64."""
+    if bias is None or _name(getattr(bias, "dtype", None)) in _FLOATS:
+        return bias if not isinstance(bias, np.generic) else np.asarray(bias)
+    array = np.asarray(bias)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"bias: must be real numbers; got dtype {array.dtype}")
+    return array.astype(np.float64)
 
 
 def promoted(*arrays: Any) -> tuple[Any, ...]:
     """Give arrays their common floating dtype, by the rules of JAX and Keras.
 
-    Integers and booleans count as float32. Only arrays of another dtype are copied.
+    Integers and booleans take the dtype of the others, float32 if all are such. Only
+    arrays of another dtype are copied.
 
     Parameters
     ----------
@@ -37,12 +48,20 @@ def promoted(*arrays: Any) -> tuple[Any, ...]:
     -------
     tuple of ndarray
         The same objects where they have one floating dtype already.
+
+    Raises
+    ------
+    TypeError
+        An array holds something else than real numbers.
     """
     first = arrays[0].dtype
     if all(array.dtype == first for array in arrays) and _name(first) in _FLOATS:
         return arrays
     arrays = tuple(np.asarray(array) for array in arrays)
-    names = {name if name in _FLOATS else "float32" for name in _names(arrays)}
+    for array in arrays:
+        if array.dtype.kind not in "biuf" and _name(array.dtype) not in _FLOATS:
+            raise TypeError(f"arrays must hold real numbers; got dtype {array.dtype}")
+    names = {name for name in _names(arrays) if name in _FLOATS} or {"float32"}
     if names == {"float16", "bfloat16"}:
         names = {"float32"}
     common = max(names, key=_FLOATS.index)
