@@ -235,6 +235,7 @@ def check_operation_takes_arrays_and_other_dtypes() -> None:
     compare(lambda: run(wide[0].astype("float32"), *wide[1:]), calls=1)
     half = [x.astype("float16") for x in wide]
     compare(lambda: run(wide[0].astype("float32"), *half[1:]), calls=1)
+    compare(lambda: run(half[0], *(x.astype("float32") for x in wide[1:])), calls=1)
     compare(lambda: run(*(x.tolist() for x in wide)), calls=1)
     mask = np.array([[3, 0, -1, 0, 1]])
     compare(lambda: run(*wide, mask=mask), calls=1)
@@ -248,7 +249,8 @@ def check_errors_are_those_of_keras() -> None:
     x = array((2, 5, 2, 4), "x")
     run = keras.ops.dot_product_attention
     wrong: list[Callable[[], Any]] = [
-        lambda: run(x, x, x, flash_attention=True, scale="a"),
+        lambda: run(x, x, x, flash_attention=True),
+        lambda: function_of_keras()(x, x, x, typo=1),
         lambda: run(x[0], x[0], x[0]),
         lambda: run(x, x, x, attn_logits_soft_cap=3.0),
         lambda: run(x, x, x, scale="a"),
@@ -482,7 +484,11 @@ def check_torch_transformations_see_the_operations_of_keras() -> None:
         torch.compiler.reset()
         return torch.compile(run, backend="eager", fullgraph=True)(y)
 
+    class Tensor(torch.Tensor):
+        """One that another library may watch."""
+
     ways: dict[str, Callable[[], Any]] = {
+        "subclass": lambda: run(x[0].as_subclass(Tensor)),
         "vmap": lambda: torch.vmap(run)(x),
         "grad": lambda: torch.func.grad(lambda y: run(y).sum())(x[0]),
         "autocast": lambda: automatic(x[0]),

@@ -193,7 +193,7 @@ def _replacement(hook: _Hook, backend: Any) -> Callable[..., Any]:
                 scale=scale,
                 fully_masked="mean" if mean else "zero",
             )
-        except TypeError:  # no plain memory, as inside torch.vmap
+        except TypeError:  # not in plain memory, as on a GPU and inside torch.vmap
             return theirs()
 
     return dot_product_attention
@@ -213,7 +213,7 @@ def _of_one_dtype(backend: Any, floats: set[Any], *arrays: Any) -> Sequence[Any]
 
 
 def _is_for_torch(torch: Any, *arguments: Any) -> bool:
-    """Whether torch must see the operations, or they are not on the CPU."""
+    """Whether torch must see the operations."""
     if (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
@@ -225,7 +225,6 @@ def _is_for_torch(torch: Any, *arguments: Any) -> bool:
     graded = torch.is_grad_enabled()
     return any(
         type(x) not in (torch.Tensor, torch.nn.Parameter)
-        or x.device.type != "cpu"
         or (graded and x.requires_grad)
         or unpack(x).tangent is not None
         for x in arguments
