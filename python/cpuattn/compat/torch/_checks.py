@@ -58,8 +58,12 @@ def is_array(name: str, array: Any) -> None:
 
 def mask_dtype(attn_mask: Any, query: Any) -> None:
     """Check that a mask is boolean, float32 or of the dtype of query."""
-    is_array("attn_mask", attn_mask)
-    name, other = dtype_name(attn_mask.dtype), dtype_name(query.dtype)
+    try:
+        name, other = dtype_name(attn_mask.dtype), dtype_name(query.dtype)
+    except AttributeError:
+        is_array("query", query)
+        is_array("attn_mask", attn_mask)
+        raise
     if name not in ("bool", "float32", other):
         raise RuntimeError(
             f"attn_mask: dtype must be bool, float32 or that of query {other}; "
@@ -109,8 +113,8 @@ def mask_shape(attn_mask: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def heads(query: Any, key: Any, value: Any) -> None:
-    """Check that numbers of heads are equal or 1."""
+def heads(query: Any, key: Any, value: Any) -> int:
+    """Check that numbers of heads are equal or 1, and return what they come to."""
     common = query.shape[-3]
     for name, array in (("key", key), ("value", value)):
         found = array.shape[-3]
@@ -121,6 +125,7 @@ def heads(query: Any, key: Any, value: Any) -> None:
                 "be 1, unless enable_gqa=True groups them; "
                 f"got {found} ({name} shape {tuple(array.shape)})"
             )
+    return int(common)
 
 
 def groups(query: Any, key: Any, value: Any) -> None:

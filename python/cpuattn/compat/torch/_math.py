@@ -24,12 +24,12 @@ def attention(
     causal: Any,
     scale: float | None,
     enable_gqa: bool,
-    **dropout: Any,
+    dropout: dict[str, Any],
 ) -> Any:
     """Return what torch's MATH backend computes, in the dtype of query.
 
     float16 and bfloat16 are computed in float32. NaN reaches every row that it has a
-    score or a weight in, masked or not. `dropout` is dropout_p and dropout_seed.
+    score or a weight in, masked or not. `dropout` holds dropout_p and dropout_seed.
     """
     if (error := _checks.not_floating(query)) is not None:
         raise error

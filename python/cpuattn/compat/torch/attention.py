@@ -14,6 +14,8 @@ from .._arrays import is_boolean
 from . import _checks, backends, bias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     FloatArray = NDArray[Any]  # NumPy has no type for bfloat16
@@ -117,32 +119,42 @@ def scaled_dot_product_attention(
     causal: bias.Causal = "top_left" if is_causal else False
     if attn_mask is not None:
         attn_mask, causal = _mask(query, key, value, attn_mask, causal, strict)
-    try:
-        plain = (
-            query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-            and query.ndim > 2
-            and query.dtype == key.dtype == value.dtype
-        )
-    except AttributeError:
-        plain = False
-    if not plain:
-        _checks.inputs(query, key, value)
-
+    plain = _is_plain(query, key, value, enable_gqa)
     options: dict[str, Any] = {} if dropout_p == 0.0 else _dropout(dropout_p, query)
     allowed = backends.enabled.get()
     unsure = allowed is not None or (attn_mask is not None and attn_mask.ndim < 2)
     if unsure and backends.uses_math(
         allowed, query, key, value, attn_mask, dropout_p, enable_gqa
     ):
-        from ._math import attention as compute
-    else:
-        compute = _native if plain else _broadcast
-        if plain and not options and query.ndim == 4:
+        from . import _math
+
+        compute: Callable[..., FloatArray] = _math.attention
+    elif plain:
+        compute = _native
+        if query.ndim == 4 and not options:
             options["out"] = _out(query, value)
-    out: FloatArray = compute(
-        query, key, value, attn_mask, causal, scale, enable_gqa, **options
-    )
-    return out
+    else:
+        compute = _broadcast
+    return compute(query, key, value, attn_mask, causal, scale, enable_gqa, options)
+
+
+def _is_plain(query: Any, key: Any, value: Any, enable_gqa: bool) -> bool:
+    """Check the arrays, and say whether the native function takes their shapes."""
+    try:
+        q, k, v = query.shape, key.shape, value.shape
+        alike = query.dtype == key.dtype == value.dtype
+    except AttributeError:
+        _checks.inputs(query, key, value)
+        raise
+    axes = len(q)
+    if alike and axes > 2 and k[:-2] == v[:-2]:
+        if q[:-2] == k[:-2]:
+            return True
+        if enable_gqa and axes == len(k) and q[:-3] == k[:-3]:
+            return True
+    if not alike or axes < 2 or len(k) < 2 or len(v) < 2:
+        _checks.inputs(query, key, value)
+    return False
 
 
 def _mask(
@@ -153,7 +165,6 @@ def _mask(
         if causal:
             raise ValueError("CausalBias should not be used with causal=True")
         return bias.resolved(attn_mask, query, key, value)
-    _checks.is_array("query", query)
     _checks.mask_dtype(attn_mask, query)
     if causal and strict:
         raise RuntimeError(
@@ -167,8 +178,7 @@ def _dropout(dropout_p: float, query: Any) -> dict[str, Any]:
     """Return the options of dropout, and a seed of the library of query."""
     if not 0 < dropout_p <= 1:
         raise RuntimeError(f"dropout_p: must be between 0 and 1; got {dropout_p}")
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(query, torch.Tensor):
+    if (torch := _torch_of(query)) is not None:
         seed = int(torch.randint(2**63 - 1, ()))
     else:
         seed = int(np.random.randint(0, 2**63))  # noqa: NPY002
@@ -187,11 +197,18 @@ def _out(query: Any, value: Any) -> Any:
             return None
         overlapping = min(query.strides) <= 0
         return None if overlapping else np.empty_like(query, subok=False)
-    if not hasattr(query, "is_contiguous") or query.is_contiguous():
+    torch = _torch_of(query)
+    if torch is None or query.is_contiguous():
         return None
     if query.stride(-1) != 1 or 0 in query.stride():
         return None
-    return sys.modules["torch"].empty_like(query, requires_grad=False)
+    return torch.empty_like(query, requires_grad=False)
+
+
+def _torch_of(array: Any) -> Any:
+    """Return the module torch for its tensors, None for arrays of others."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(array, torch.Tensor) else None
 
 
 def _native(
@@ -202,7 +219,7 @@ def _native(
     causal: bias.Causal,
     scale: float | None,
     enable_gqa: bool,
-    **options: Any,
+    options: dict[str, Any],
 ) -> Any:
     """Call the native function, and raise what torch raises."""
     if attn_mask is not None:
@@ -221,7 +238,7 @@ def _broadcast(
     causal: bias.Causal,
     scale: float | None,
     enable_gqa: bool,
-    **options: Any,
+    options: dict[str, Any],
 ) -> Any:
     """Give all three a heads axis, and torch's broadcasting of it."""
     if enable_gqa:
@@ -231,15 +248,15 @@ def _broadcast(
         _checks.mask_shape(attn_mask, scores)
     matrices = query.ndim == key.ndim == value.ndim == 2
     query, key, value = (x if x.ndim > 2 else x[None] for x in (query, key, value))
-    heads, *kv_heads = (x.shape[-3] for x in (query, key, value))
+    kv_heads = {key.shape[-3], value.shape[-3]}
     if enable_gqa:
         shared = math.lcm(*kv_heads)
     else:
-        _checks.heads(query, key, value)
-        shared = max(kv_heads)
-        query = _repeated(query, max(heads, shared))
+        heads = _checks.heads(query, key, value)
+        shared = kv_heads.pop() if len(kv_heads) == 1 else heads
+        query = _repeated(query, heads)
     key, value = _repeated(key, shared), _repeated(value, shared)
-    out = _native(query, key, value, attn_mask, causal, scale, enable_gqa, **options)
+    out = _native(query, key, value, attn_mask, causal, scale, enable_gqa, options)
     return out[0] if matrices else out
 
 
