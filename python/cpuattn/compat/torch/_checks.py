@@ -115,14 +115,15 @@ def mask_shape(attn_mask: Any, shape: tuple[int, ...]) -> None:
 
 def heads(query: Any, key: Any, value: Any) -> int:
     """Check that numbers of heads are equal or 1, and return what they come to."""
-    common = query.shape[-3]
+    owner, common = "query", query.shape[-3]
     for name, array in (("key", key), ("value", value)):
         found = array.shape[-3]
-        common = found if common == 1 else common
+        if common == 1:
+            owner, common = name, found
         if found not in (1, common):
             raise RuntimeError(
-                f"{name}: number of heads must equal that of query or key {common} or "
-                "be 1, unless enable_gqa=True groups them; "
+                f"{name}: number of heads must equal that of {owner} {common} or be 1, "
+                "unless enable_gqa=True groups them; "
                 f"got {found} ({name} shape {tuple(array.shape)})"
             )
     return int(common)

@@ -190,18 +190,19 @@ def _out(query: Any, value: Any) -> Any:
 
     None, which is C order, where torch has it too.
     """
-    if query.shape[-1] != value.shape[-1]:
+    if isinstance(query, np.ndarray):
+        if query.flags.c_contiguous:
+            return None
+        last, least = query.strides[-1] // query.itemsize, min(query.strides)
+    else:
+        torch = _torch_of(query)
+        if torch is None or query.is_contiguous():
+            return None
+        last, least = query.stride(-1), min(query.stride())
+    if last != 1 or least <= 0 or query.shape[-1] != value.shape[-1]:
         return None
     if isinstance(query, np.ndarray):
-        if query.flags.c_contiguous or query.strides[-1] != query.itemsize:
-            return None
-        overlapping = min(query.strides) <= 0
-        return None if overlapping else np.empty_like(query, subok=False)
-    torch = _torch_of(query)
-    if torch is None or query.is_contiguous():
-        return None
-    if query.stride(-1) != 1 or 0 in query.stride():
-        return None
+        return np.empty_like(query, subok=False)
     return torch.empty_like(query, requires_grad=False)
 
 
