@@ -180,7 +180,7 @@ def _refusal(
         if shape[-1] != head_dim:
             return f"{name}: last axis must be that of query {head_dim}; got {shape}"
     for name, array in arrays.items():
-        if array.shape[-1] > 1 and not _is_contiguous_in_rows(array):
+        if not _is_contiguous_in_rows(array):
             return f"{name}: last axis must be contiguous; got other strides"
     name = dtype_name(query.dtype)
     if name not in ("float16", "bfloat16", "float32", "float64"):
