@@ -53,18 +53,21 @@ def attention(
         score += hidden.astype(dtype)
     if causal:
         offset = shape[-1] - shape[-2] if causal == "bottom_right" else 0
-        score += np.where(
-            np.tri(shape[-2], shape[-1], offset, dtype=bool), dtype(0), -np.inf
-        )
+        visible = np.tri(shape[-2], shape[-1], offset, dtype=np.bool_)
+        score += np.where(visible, dtype(0), dtype(-np.inf))
+    weights = _softmax(score)
+    if dropout:
+        weights *= _dropout(weights.shape, **dropout)
+    return _in_kind(weights @ v, query)
 
-    # A row with no key to see has weights of 0.
+
+def _softmax(score: Any) -> Any:
+    """Return the weights of each row: 0 where every score is -inf."""
     top = score.max(-1, keepdims=True, initial=-np.inf)
     weights = np.exp(score - np.where(top == -np.inf, 0, top))
     total = weights.sum(-1, keepdims=True)
     weights /= np.where(total == 0, 1, total)
-    if dropout:
-        weights *= _dropout(weights.shape, **dropout)
-    return _in_kind(weights @ v, query)
+    return weights
 
 
 def _dropout(shape: tuple[int, ...], dropout_p: float, dropout_seed: int) -> Any:

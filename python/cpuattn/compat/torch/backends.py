@@ -132,7 +132,7 @@ def uses_math(
 ) -> bool:
     """Whether MATH computes a call, where `allowed` may run; raise if none may."""
     if 0 in value.shape or query.shape[-2] == 0:  # torch answers before it chooses
-        return allowed == {SDPBackend.MATH}
+        return allowed == frozenset((SDPBackend.MATH,))
     allowed = _RUNNABLE if allowed is None else allowed
     if not allowed:
         raise RuntimeError(
