@@ -10,11 +10,11 @@ import torch
 from torch.utils._pytree import tree_map
 
 
-class RangeMask(torch.Tensor):
+class RangeMask(torch.Tensor):  # type: ignore[misc]
     """A boolean mask that holds options of `cpuattn.attention` and no elements.
 
-    To torch it is a tensor of shape (batch, 1, q_len, kv_len). The first operation on it
-    makes the elements, so whatever does not know it computes the right thing.
+    To torch it is a tensor of shape (batch, 1, q_len, kv_len). The first operation on
+    it makes the elements, so whatever does not know it computes the right thing.
 
     Attributes
     ----------

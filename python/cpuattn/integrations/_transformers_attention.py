@@ -12,8 +12,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from .._core import attention
 from ._range_mask import RangeMask, dense
 
-# Arguments that change the result and that attention_forward does not know: paged caches,
-# keys selected by index, sinks that differ from row to row, factors of whole heads.
+# Arguments that change the result and that attention_forward does not know: paged
+# caches, keys selected by index, sinks of each row, factors of whole heads.
 _REFUSED = frozenset({"cache", "indices", "block_indices", "sinks", "head_mask"})
 
 
@@ -78,19 +78,15 @@ def attention_forward(
         _refuse(kwargs)
     if _needs_torch(query, key, value, s_aux, position_bias):
         _check_torch_can(module, query, softcap=softcap, s_aux=s_aux)
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module,
-            query,
-            key,
-            value,
-            dense(attention_mask),
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=is_causal,
-            position_bias=position_bias,
-            output_attentions=output_attentions,
-            **kwargs,
+        kwargs |= {
+            "position_bias": position_bias,
+            "output_attentions": output_attentions,
+        }
+        mask = dense(attention_mask)
+        result: Any = sdpa_attention_forward(
+            module, query, key, value, mask, dropout, scaling, is_causal, **kwargs
         )
+        return result  # type: ignore[no-any-return]
     options: dict[str, Any] = {}
     if attention_mask is not None:
         options = _mask_options(attention_mask, key.shape[2])
@@ -111,6 +107,9 @@ def attention_forward(
         options["dropout_seed"] = torch.randint(2**63 - 1, ()).item()
     if output_attentions:
         options["return_weights"] = "after_dropout"
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     result = attention(
         query.transpose(1, 2),
         key.transpose(1, 2),

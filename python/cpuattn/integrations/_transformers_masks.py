@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mask function that transformers calls: ranges of keys where it wants no others."""
+"""The mask function that transformers calls: ranges of keys where they do."""
 
 from __future__ import annotations
 
@@ -21,76 +21,47 @@ class Pattern(NamedTuple):
     right: float
 
 
-def make_mask(
-    *,
-    batch_size: int,
-    kv_length: int,
-    kv_offset: int = 0,
-    q_length: int = 1,
-    q_offset: Any = 0,
-    cache_position: torch.Tensor | None = None,
-    mask_function: Any = masking_utils.causal_mask_function,
-    attention_mask: torch.Tensor | None = None,
-    device: Any = "cpu",
-    **kwargs: Any,
-) -> torch.Tensor | None:
+def make_mask(**arguments: Any) -> torch.Tensor | None:
     """Make the mask of a model for `attention_forward`, as ranges where it has them.
 
     Parameters
     ----------
-    batch_size : int
-    kv_length : int
-    kv_offset : int
-        Position of the first key.
-    q_length : int
-    q_offset : int, or Tensor of one integer
-        Position of the first query row.
-    cache_position : Tensor, shape (q_length,), optional
-        Positions of the query rows: what older transformers give in place of both.
-    mask_function : callable
-        (batch_idx, head_idx, q_idx, kv_idx) to bool.
-    attention_mask : Tensor, bool, shape (batch_size, length), optional
-        False = padding, and so is what is missing up to `kv_length`.
-    device : torch.device or str
-    **kwargs
-        See ``transformers.masking_utils.sdpa_mask``, which makes every other mask.
+    **arguments
+        Those of ``transformers.masking_utils.sdpa_mask``, which makes every other mask.
 
     Returns
     -------
     Tensor, bool, shape (batch_size, 1, q_length, kv_length), or None
         None where `attention_forward` does the same without a mask.
     """
-    make = partial(
-        masking_utils.sdpa_mask,
-        batch_size=batch_size,
-        kv_length=kv_length,
-        kv_offset=kv_offset,
-        mask_function=mask_function,
-        attention_mask=attention_mask,
-        **kwargs,
-    )
-    if cache_position is None:
-        make = partial(make, q_length=q_length, q_offset=q_offset, device=device)
+    # Which older transformers give in place of q_length, q_offset and device.
+    positions = arguments.get("cache_position")
+    device = arguments.get("device", "cpu") if positions is None else positions.device
+    pattern = None if _is_traced() else pattern_of(arguments.get("mask_function"))
+    if pattern is None or torch.device(device).type != "cpu":
+        return masking_utils.sdpa_mask(**arguments)
+    if positions is not None:
+        q_len, q_offset = len(positions), int(positions[0])
     else:
-        make = partial(make, cache_position=cache_position)
-        device, q_length = cache_position.device, len(cache_position)
-        q_offset = cache_position[0]
-    pattern = pattern_of(mask_function)
-    if pattern is None or torch.device(device).type != "cpu" or _is_traced():
-        return make()
-    if cache_position is None:  # a cache counts on in its own tensor
-        make = partial(make, q_offset=int(q_offset))
-    options = _ranges(pattern, int(q_offset) - kv_offset, q_length, kv_length)
-    if attention_mask is not None:
-        options |= _padding(attention_mask[:, kv_offset:], options, q_length, kv_length)
+        q_len, q_offset = arguments["q_length"], int(arguments.get("q_offset", 0))
+        arguments["q_offset"] = q_offset  # not the tensor, in which a cache counts on
+    kv_len, kv_offset = arguments["kv_length"], int(arguments.get("kv_offset", 0))
+    options = _ranges(pattern, q_offset - kv_offset, q_len, kv_len)
+    attended = arguments.get("attention_mask")
+    if attended is not None:
+        options |= _padding(attended[:, kv_offset:], options, q_len, kv_len)
     if causal := pattern.right == 0:
-        may_skip = kwargs.get("allow_is_causal_skip", True)
+        may_skip = arguments.get("allow_is_causal_skip", True)
     else:
-        may_skip = kwargs.get("allow_is_bidirectional_skip", False)
-    if may_skip and options == ({"causal": 0} if causal and q_length > 1 else {}):
+        may_skip = arguments.get("allow_is_bidirectional_skip", False)
+    if may_skip and options == ({"causal": 0} if causal and q_len > 1 else {}):
         return None
-    make = partial(make, allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
-    return RangeMask.of((batch_size, 1, q_length, kv_length), options, make)
+    arguments |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return RangeMask.of(
+        (arguments["batch_size"], 1, q_len, kv_len),
+        options,
+        partial(masking_utils.sdpa_mask, **arguments),
+    )
 
 
 def pattern_of(mask_function: Any) -> Pattern | None:
@@ -98,8 +69,8 @@ def pattern_of(mask_function: Any) -> Pattern | None:
 
     Parameters
     ----------
-    mask_function : callable
-        (batch_idx, head_idx, q_idx, kv_idx) to bool.
+    mask_function : callable, optional
+        (batch_idx, head_idx, q_idx, kv_idx) to bool; causal by default.
 
     Returns
     -------
@@ -107,7 +78,7 @@ def pattern_of(mask_function: Any) -> Pattern | None:
         None for a function that is not one of transformers' own ranges: of packed
         sequences, of chunks, of a user.
     """
-    if mask_function is masking_utils.causal_mask_function:
+    if mask_function in (masking_utils.causal_mask_function, None):
         return Pattern(inf, 0)
     if mask_function is _BIDIRECTIONAL:
         return Pattern(inf, inf)
@@ -153,7 +124,7 @@ def _padding(
 
 def _is_traced() -> bool:
     """Whether values must not be looked at."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def _closed_over(function: Any, name: str) -> Any:
@@ -164,7 +135,7 @@ def _closed_over(function: Any, name: str) -> Any:
 def _code(factory: str, *arguments: Any) -> Any:
     """Return the code that all functions made by a factory of transformers share.
 
-    It tells them from the functions of others. None if this version has no such factory.
+    It tells them from the functions of others. None without such a factory.
     """
     make = getattr(masking_utils, factory, None)
     return make and make(*arguments).__code__

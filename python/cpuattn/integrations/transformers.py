@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Attention of Hugging Face transformers on the CPU: ``attn_implementation="cpuattn"``."""
+"""Hugging Face transformers on the CPU: ``attn_implementation="cpuattn"``."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def register(name: str = "cpuattn") -> None:
     written in the order that transformers wants: no copies. float32, float16, bfloat16
     and float64.
 
-    The mask that a model makes is a ``RangeMask``: the range of keys that each row sees,
-    which becomes an array only if something else than cpuattn touches it. Masks that are
-    no such range (packed sequences, chunks, functions of a user) stay boolean arrays.
+    The mask that a model makes is the range of keys that each row sees. It becomes an
+    array only if something else than cpuattn touches it. Masks that are no such range
+    (packed sequences, chunks, functions of a user) stay boolean arrays.
 
     cpuattn has no backward pass. Where gradients are recorded, where tensors are not on
     the CPU and in ``torch.jit.trace``, transformers' own ``"sdpa"`` function runs
@@ -42,9 +42,9 @@ def register(name: str = "cpuattn") -> None:
 
     The number of threads is cpuattn's own (`cpuattn.set_num_threads`), not torch's.
 
-    Differences from "eager": a row with no visible key is 0, as in "sdpa", not the mean
-    of the values; only padding has such rows. Softmax and sums are in float32 for 16-bit
-    models too.
+    Differences from "eager": a row with no visible key is 0, as in "sdpa", not the
+    mean of the values; only padding has such rows. Softmax and sums are in float32 for
+    16-bit models too.
 
     References
     ----------
