@@ -52,11 +52,18 @@ def register(name: str = "cpuattn") -> None:
 
     Examples
     --------
+    >>> import torch, transformers
     >>> from cpuattn.integrations.transformers import register
-    >>> register()  # doctest: +SKIP
-    >>> model = AutoModelForCausalLM.from_pretrained(
-    ...     "google/gemma-2-2b", attn_implementation="cpuattn"
-    ... )  # doctest: +SKIP
+    >>> register()
+    >>> config = transformers.LlamaConfig(
+    ...     hidden_size=32, num_hidden_layers=1, num_attention_heads=4
+    ... )
+    >>> model = transformers.AutoModel.from_config(
+    ...     config, attn_implementation="cpuattn"
+    ... )
+    >>> with torch.no_grad():
+    ...     model(torch.tensor([[1, 2, 3]])).last_hidden_state.shape
+    torch.Size([1, 3, 32])
     """
     try:
         from transformers import AttentionInterface
