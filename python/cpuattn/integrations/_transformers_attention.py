@@ -87,10 +87,11 @@ def attention_forward(
             module, query, key, value, mask, dropout, scaling, is_causal, **kwargs
         )
         return result  # type: ignore[no-any-return]
+    batch, heads, q_len, _ = query.shape
     options: dict[str, Any] = {}
     if attention_mask is not None:
         options = _mask_options(attention_mask, key.shape[2])
-    elif query.shape[2] > 1:
+    elif q_len > 1:
         if is_causal is None:
             is_causal = getattr(module, "is_causal", True)
         if is_causal:
@@ -110,23 +111,24 @@ def attention_forward(
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    result = attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        layout="bshd",
-        scale=scaling,
-        **options,
-    )
-    return result if output_attentions else (result, None)
+    if q_len > 1:  # else either order of the axes is the same memory
+        batch = max(batch, key.shape[0])
+        out = query.new_empty((batch, q_len, heads, value.shape[3]))
+        options["out"] = out.transpose(1, 2)
+    result = attention(query, key, value, scale=scaling, **options)
+    weights = None
+    if output_attentions:
+        result, weights = result
+    return (out if q_len > 1 else result.transpose(1, 2)), weights
 
 
 def _mask_options(mask: torch.Tensor, kv_len: int) -> dict[str, Any]:
     """Return what a mask is for `attention`, in a new dictionary."""
-    if mask.shape[-1] > kv_len:  # made for a cache that is longer than the keys
-        mask = mask[..., :kv_len]
-    if type(mask) is RangeMask and mask.shape[-1] == kv_len:
+    length = mask.shape[-1]
+    if type(mask) is RangeMask and length == kv_len:
         return dict(mask.options)
+    if length > kv_len:  # made for a cache that is longer than the keys
+        mask = mask[..., :kv_len]
     return {"mask" if mask.dtype == torch.bool else "bias": dense(mask)}
 
 
