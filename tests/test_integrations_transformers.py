@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import doctest
 import functools
+import inspect
 import re
 import warnings
 from pathlib import Path
@@ -26,6 +27,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is absen
 masking_utils = pytest.importorskip(
     "transformers.masking_utils", reason="needs transformers 4.53 or later"
 )
+if "q_length" not in inspect.signature(masking_utils.sdpa_mask).parameters:
+    pytest.skip("needs the mask functions of transformers 5", allow_module_level=True)
 
 from cpuattn.integrations import transformers as integration  # noqa: E402
 
@@ -351,12 +354,7 @@ def test_encoder_decoder_with_position_bias_equals_eager(
         logits_of(copy.deepcopy(model).to(dtype), inputs)
         for dtype in (torch.float64, torch.float32)
     )
-    try:
-        model.set_attn_implementation("cpuattn")
-    except ValueError:
-        pytest.skip("T5 of this transformers has its own attention")
-    if model.config._attn_implementation != "cpuattn":
-        pytest.skip("T5 of this transformers has its own attention")
+    model.set_attn_implementation("cpuattn")
 
     ours = logits_of(model, inputs)
 
@@ -381,7 +379,8 @@ def test_model_asked_for_attentions_returns_the_weights_of_eager(name: str) -> N
 def test_model_in_autocast_equals_eager_in_bfloat16_accuracy(
     calls: list[dict[str, Any]],
 ) -> None:
-    inputs = batch("right")
+    # Without a cache the dtypes of key and value differ.
+    inputs = batch("right") | {"use_cache": False}
     live = live_rows(inputs)
     exact = exact_logits("llama", inputs, torch.float32)
 
@@ -442,6 +441,29 @@ def test_training_without_an_equivalent_on_torch_raises(name: str, option: str) 
         NotImplementedError, match=rf"{option}: must be None where gradients .*'eager'"
     ):
         model(**batch("none"))
+
+
+@pytest.mark.parametrize("which", ["query", "key", "value", "position_bias"])
+def test_attention_with_any_input_that_requires_gradients_has_them(
+    which: str, calls: list[dict[str, Any]]
+) -> None:
+    names = ("query", "key", "value", "position_bias")
+    inputs = dict(zip(names, torch.randn(4, 1, 2, 8, 8).unbind(), strict=True))
+    inputs[which].requires_grad_()
+
+    out, _ = hook.attention_forward(torch.nn.Module(), **inputs, attention_mask=None)
+
+    out.sum().backward()
+    assert not calls
+    assert inputs[which].grad is not None
+
+
+def test_attention_with_sinks_that_require_gradients_raises() -> None:
+    query, key, value = torch.randn(3, 1, 2, 8, 8).unbind()
+    sinks = torch.zeros(2, requires_grad=True)
+
+    with pytest.raises(NotImplementedError, match=r"^s_aux: "):
+        hook.attention_forward(torch.nn.Module(), query, key, value, None, s_aux=sinks)
 
 
 def test_evaluation_that_records_gradients_warns(calls: list[dict[str, Any]]) -> None:
@@ -589,6 +611,31 @@ def test_attention_with_any_options_equals_the_formula(data: st.DataObject) -> N
     )
 
 
+def test_attention_of_one_query_for_a_whole_batch_broadcasts() -> None:
+    query = torch.randn(1, 4, 3, 8)
+    key, value = torch.randn(2, 5, 2, 6, 8).unbind()
+    module = torch.nn.Module()
+
+    out, _ = hook.attention_forward(module, query, key, value, None, is_causal=False)
+
+    repeated = query.expand(5, -1, -1, -1)
+    same, _ = hook.attention_forward(
+        module, repeated, key, value, None, is_causal=False
+    )
+    assert torch.equal(out, same)
+
+
+def test_attention_with_dropout_returns_the_weights_that_multiply_the_values() -> None:
+    query, key, value = torch.randn(3, 2, 4, 6, 8).unbind()
+
+    out, weights = hook.attention_forward(
+        torch.nn.Module(), query, key, value, None, dropout=0.5, output_attentions=True
+    )
+
+    assert (weights == 0).sum() > (weights > 0).sum()  # half of them, and the future
+    torch.testing.assert_close(out, (weights @ value).transpose(1, 2))
+
+
 def test_attention_with_a_mask_of_too_few_keys_raises() -> None:
     query, key, value = torch.randn(3, 1, 2, 4, 8).unbind()
     mask = make_mask(batch_size=1, q_length=4, kv_length=3, allow_is_causal_skip=False)
@@ -675,6 +722,31 @@ def test_mask_of_any_kind_shows_the_keys_that_sdpa_mask_does(
         np.testing.assert_array_equal(mask.elements().numpy(), exact)
 
 
+@pytest.mark.parametrize(
+    ("q_len", "kv_len", "offset", "options"),
+    [
+        (5, 5, 0, None),
+        (5, 9, 0, None),  # a prompt into a static cache
+        (1, 9, 8, None),
+        (1, 9, 0, {"causal": 0}),
+        (1, 9, 4, {"causal": 4}),
+        (5, 9, 4, {"causal": 4}),
+    ],
+)
+def test_mask_of_a_causal_model_is_left_out_where_the_default_is_the_same(
+    q_len: int, kv_len: int, offset: int, options: dict[str, Any] | None
+) -> None:
+    mask = make_mask(
+        batch_size=1,
+        q_length=q_len,
+        kv_length=kv_len,
+        q_offset=offset,
+        attention_mask=torch.ones(1, q_len + offset, dtype=torch.bool),
+    )
+
+    assert (mask if mask is None else mask.options) == options
+
+
 @pytest.fixture
 def window_mask() -> Any:
     """Return a RangeMask."""
@@ -723,6 +795,21 @@ def test_range_mask_keeps_the_offset_of_a_cache_that_counts_on() -> None:
 
     exact = masking_utils.sdpa_mask(**arguments, q_offset=3, mask_function=function)
     assert torch.equal(mask.elements(), exact)
+
+
+def test_mask_by_the_positions_of_older_transformers_is_the_same_range(
+    window_mask: Any,
+) -> None:
+    mask = make_mask(
+        batch_size=2,
+        cache_position=torch.arange(3, 7),
+        kv_length=7,
+        mask_function=masking_utils.sliding_window_causal_mask_function(2),
+    )
+
+    assert mask is not None
+    assert mask.shape == window_mask.shape
+    assert mask.options == window_mask.options
 
 
 def test_range_mask_shows_its_options(window_mask: Any) -> None:
