@@ -7,6 +7,8 @@ import warnings
 from typing import Any
 
 import torch
+from torch import is_autocast_enabled, is_grad_enabled
+from torch.jit import is_tracing
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .._core import attention
@@ -76,7 +78,11 @@ def attention_forward(
     """
     if not _REFUSED.isdisjoint(kwargs):
         _refuse(kwargs)
-    if _needs_torch(query, key, value, s_aux, position_bias):
+    if (
+        (is_grad_enabled() and _require_grad(query, key, value, s_aux, position_bias))
+        or not query.is_cpu
+        or is_tracing()
+    ):
         _check_torch_can(module, query, softcap=softcap, s_aux=s_aux)
         kwargs |= {
             "position_bias": position_bias,
@@ -108,7 +114,7 @@ def attention_forward(
         options["dropout_seed"] = torch.randint(2**63 - 1, ()).item()
     if output_attentions:
         options["return_weights"] = "after_dropout"
-    if torch.is_autocast_enabled("cpu"):
+    if is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if q_len > 1:  # else either order of the axes is the same memory
@@ -141,13 +147,8 @@ def _refuse(kwargs: dict[str, Any]) -> None:
             )
 
 
-def _needs_torch(query: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Whether autograd, another device or a tracer must see torch's own operators."""
-    if torch.is_grad_enabled():
-        tensors = (query, *(x for x in others if x is not None))
-        if any(x.requires_grad for x in tensors):
-            return True
-    return not query.is_cpu or torch.jit.is_tracing()
+def _require_grad(*tensors: torch.Tensor | None) -> bool:
+    return any(x is not None and x.requires_grad for x in tensors)
 
 
 def _check_torch_can(module: Any, query: torch.Tensor, **options: Any) -> None:
@@ -160,7 +161,7 @@ def _check_torch_can(module: Any, query: torch.Tensor, **options: Any) -> None:
                 "torch.no_grad() for inference, else "
                 "model.set_attn_implementation('eager')"
             )
-    if query.is_cpu and not module.training and not torch.jit.is_tracing():
+    if query.is_cpu and not module.training and not is_tracing():
         warnings.warn(
             "gradients are recorded, so transformers' sdpa runs in place of cpuattn; "
             "use torch.no_grad() for inference",
