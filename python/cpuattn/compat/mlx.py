@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._core import attention
-from ._arrays import _name, is_boolean, promoted
+from ._arrays import dtype_name, is_boolean, promoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def scaled_dot_product_attention(
         raise _shape_error("q, k and v must have the same batch", q, k, v)
     if scale is None:
         raise TypeError("scale: must be a real number; got NoneType")
-    if not (q.dtype == k.dtype == v.dtype and _name(q.dtype) in _WIDER):
+    if not (q.dtype == k.dtype == v.dtype and dtype_name(q.dtype) in _WIDER):
         q, k, v = _common(q, k, v)
     options: dict[str, Any] = {}
     if mask is not None:
@@ -141,7 +141,9 @@ def _added(name: str, array: Any, dtype: Any) -> Any:
 
     Integers become numbers of that dtype, beyond float16 infinite ones.
     """
-    if array.dtype == dtype or _name(dtype) in _WIDER.get(_name(array.dtype), ()):
+    if array.dtype == dtype or dtype_name(dtype) in _WIDER.get(
+        dtype_name(array.dtype), ()
+    ):
         return array
     if array.dtype.kind in "iub":
         with np.errstate(over="ignore"):
@@ -153,7 +155,7 @@ def _added(name: str, array: Any, dtype: Any) -> Any:
 
 def _common(*arrays: Any) -> tuple[Any, ...]:
     """Promote to the common floating dtype; integers take that of the others."""
-    floats = [x for x in arrays if _name(x.dtype) in _WIDER]
+    floats = [x for x in arrays if dtype_name(x.dtype) in _WIDER]
     integers = [x for x in arrays if getattr(x.dtype, "kind", "") in ("i", "u", "b")]
     if not floats or len(floats) + len(integers) < len(arrays):
         dtypes = ", ".join(str(x.dtype) for x in arrays)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._core import attention as _attention
 from . import _onnx_scores
-from ._arrays import _FLOATS, is_boolean, promoted
+from ._arrays import FLOATS, is_boolean, promoted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -348,7 +348,7 @@ def _widened(
             f"softmax_precision: must be out of {_PRECISIONS}; got {softmax_precision}"
         )
     arrays = query, key, value
-    if query.dtype != key.dtype or not {str(x.dtype) for x in arrays} <= {*_FLOATS}:
+    if query.dtype != key.dtype or not {str(x.dtype) for x in arrays} <= {*FLOATS}:
         return arrays  # which the native function refuses
     if softmax_precision == _DOUBLE:
         return tuple(x.astype(np.float64, copy=False) for x in arrays)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import _name as dtype_name
+from .._arrays import FLOATS, dtype_name
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 
@@ -164,7 +163,7 @@ def as_torch(error: Exception, query: Any) -> Exception:
 def not_floating(query: Any) -> Exception | None:
     """Return the error of torch for a dtype that attention is not computed in."""
     name = dtype_name(getattr(query, "dtype", None))
-    if name in _FLOATS:
+    if name in FLOATS:
         return None
     known = not name.startswith(("complex", "float8"))
     return (RuntimeError if known else NotImplementedError)(

@@ -10,8 +10,7 @@ import numpy as np
 
 from ..._draws import kept_weights
 from ..._interop import capsule, in_kind
-from .._arrays import _name as dtype_name
-from .._arrays import is_boolean
+from .._arrays import dtype_name, is_boolean
 from . import _checks
 
 

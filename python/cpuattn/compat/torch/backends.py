@@ -12,7 +12,7 @@ from warnings import warn
 
 import numpy as np
 
-from .._arrays import _name as dtype_name
+from .._arrays import FLOATS, dtype_name
 
 
 class SDPBackend(Enum):
@@ -183,7 +183,7 @@ def _refusal(
         if not _is_contiguous_in_rows(array):
             return f"{name}: last axis must be contiguous; got other strides"
     name = dtype_name(query.dtype)
-    if name not in ("float16", "bfloat16", "float32", "float64"):
+    if name not in FLOATS:
         return f"query: dtype must be a floating one; got {name}"
     return None
 
