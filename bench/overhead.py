@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import timeit
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,34 @@ def tiny_call_times(peers: list[Peer], threads: int, rounds: int) -> dict[str, A
             for name, prepared in calls.items():
                 settle()
                 with prepared.scope():
-                    # timeit turns the garbage collector off.
-                    timer = timeit.Timer(prepared.call)
-                    once = timer.timeit(100) / 100
-                    number = max(1, int(CALL_SECONDS / 10 / once))
-                    times[name] += [s / number for s in timer.repeat(10, number)]
+                    batch = batch_timer(prepared.call)
+                    times[name] += [batch() for _ in range(10)]
         report[case.name] = failures | {
             name: quartiles(values) for name, values in times.items()
         }
     return report
+
+
+def batch_timer(
+    call: Callable[[], object], seconds: float = CALL_SECONDS / 10
+) -> Callable[[], float]:
+    """Return a function that times a batch of a short call.
+
+    Parameters
+    ----------
+    call : callable
+    seconds : float
+        How long a batch lasts, roughly.
+
+    Returns
+    -------
+    callable
+        Returns the seconds of one call, on average of a batch.
+    """
+    timer = timeit.Timer(call)  # which turns the garbage collector off
+    once = timer.timeit(100) / 100
+    number = max(1, int(seconds / once))
+    return lambda: timer.timeit(number) / number
 
 
 def quartiles(values: list[float]) -> dict[str, Any]:

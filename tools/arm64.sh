@@ -20,7 +20,7 @@ cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp
 # CPU (error texts, processes, packaging) runs natively only.
 pytest_arguments=("$@")
 if ((!$#)); then
-  pytest_arguments=(--sample=40)
+  pytest_arguments=(--sample=80)
   for name in errors explain package process reference; do
     pytest_arguments+=("--ignore=tests/test_$name.py")
   done
@@ -89,7 +89,7 @@ install_wheels() {
 build_project() {
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     --toolchain "$PWD/cmake/aarch64-toolchain.cmake" -DCPUATTN_ARM64_ROOT="$root" \
-    -DCPUATTN_TESTS=ON -DCPUATTN_PYTHON=ON \
+    -DCPUATTN_TESTS=ON -DCPUATTN_PYTHON=ON -DCPUATTN_LIBRARIES=static \
     -DPython_EXECUTABLE="$root/usr/bin/$python" \
     -DPython_INTERPRETER_LAUNCHER="qemu-aarch64-static;-L;$root" \
     -DCMAKE_CXX_FLAGS="-isystem $root/usr/include" \
@@ -102,11 +102,25 @@ build_project() {
   find "$build" -name '_core*.so' -exec cp {} "$cache/package/cpuattn/" \;
 }
 
+# The C library's examples, as apps of their own, on the plainest CPU.
+run_examples() {
+  for component in c_runtime c_development; do
+    cmake --install "$build" --prefix "$cache/prefix" --component "$component" >/dev/null
+  done
+  for name in embed_c embed_cpp; do
+    cmake -S "examples/$name" -B "$cache/$name" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+      --toolchain "$PWD/cmake/aarch64-toolchain.cmake" -DCMAKE_PREFIX_PATH="$cache/prefix"
+    cmake --build "$cache/$name"
+    echo "== arm64, $name"
+    QEMU_CPU=cortex-a72 qemu-aarch64-static -L "$root" "$cache/$name/$name" 64
+  done
+}
+
 run_tests() {
   for QEMU_CPU in "${cpus[@]}"; do
     export QEMU_CPU
     echo "== arm64, $QEMU_CPU: C++ tests"
-    CPUATTN_TEST_SAMPLE=10 ctest --test-dir "$build" --output-on-failure
+    CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" --output-on-failure
     echo "== arm64, $QEMU_CPU: Python tests"
     CPUATTN_TEST_PYTHON=$cache/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/package:tools \
       "$cache/python" -m pytest -q -p no:cacheprovider -p sample_tests \
@@ -119,4 +133,5 @@ unpack_root
 install_venv
 install_wheels
 build_project
+run_examples
 run_tests

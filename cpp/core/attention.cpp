@@ -18,6 +18,7 @@ namespace {
 struct Call {
   const AttentionProblem& problem;
   const Plan& plan;
+  const ScratchSlots* slots;
   char* states = nullptr;                       // parallel chunks: one state per item and chunk
   std::atomic<int64_t>* chunks_done = nullptr;  // parallel chunks: per item
   std::atomic<bool> out_of_memory{false};
@@ -105,7 +106,8 @@ void run_one_chunk(Call& call, int64_t task, const Scratch& scratch) {
 template <class Real>
 void run_task(void* context, int64_t task) {
   Call& call = *static_cast<Call*>(context);
-  char* base = workspace(Region::kItem, call.plan.item_scratch);
+  char* base = call.slots != nullptr ? call.slots->claim()
+                                     : workspace(Region::kItem, call.plan.item_scratch);
   if (base == nullptr) {
     call.out_of_memory.store(true, std::memory_order_relaxed);
     return;
@@ -116,14 +118,29 @@ void run_task(void* context, int64_t task) {
   } else {
     run_whole_item<Real>(call, task, scratch);
   }
+  if (call.slots != nullptr) call.slots->release(base);
 }
 
 }  // namespace
 
-bool run_attention(const AttentionProblem& problem, const Plan& plan, Error& error) {
-  Call call{problem, plan};
+// There are as many slots as threads, so a free one is found at once unless the caller runs more
+// tasks at a time than it said.
+char* ScratchSlots::claim() const {
+  for (int i = 0;; i = (i + 1) % count) {
+    if (!taken[i].exchange(true, std::memory_order_acquire)) return base + i * bytes;
+  }
+}
+
+void ScratchSlots::release(char* slot) const {
+  taken[(slot - base) / bytes].store(false, std::memory_order_release);
+}
+
+bool run_attention(const AttentionProblem& problem, const Plan& plan, Error& error,
+                   const Execution& execution) {
+  Call call{problem, plan, execution.slots};
   if (plan.parallel_chunks) {
-    char* base = workspace(Region::kCall, plan.call_scratch);
+    char* base =
+        call.slots != nullptr ? call.slots->call : workspace(Region::kCall, plan.call_scratch);
     if (base == nullptr) return fail(error, Error::Kind::kMemory, "out of memory for scratch");
     const int64_t items = plan.groups * plan.row_blocks;
     call.chunks_done = reinterpret_cast<std::atomic<int64_t>*>(base);
@@ -131,7 +148,11 @@ bool run_attention(const AttentionProblem& problem, const Plan& plan, Error& err
     call.states = base + 8 * items;
   }
   const auto run = problem.query.dtype == DType::kFloat64 ? run_task<double> : run_task<float>;
-  parallel_run(plan.tasks, plan.threads, run, &call);
+  if (execution.run != nullptr && plan.threads > 1) {
+    execution.run(execution.pool, plan.tasks, run, &call);
+  } else {
+    parallel_run(plan.tasks, plan.threads, run, &call);
+  }
   if (call.out_of_memory.load(std::memory_order_relaxed)) {
     return fail(error, Error::Kind::kMemory, "out of memory for scratch: %lld bytes per thread",
                 static_cast<long long>(plan.item_scratch));

@@ -2,13 +2,37 @@
 // The whole operator: plan, claim items, run the kernel, merge, finish.
 #pragma once
 
+#include <atomic>
+
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/problem.h"
 #include "core/schedule.h"
 
 namespace cpuattn {
 
+// Scratch that a caller set aside: one slot for each thread that computes at the same time.
+struct ScratchSlots {
+  char* base = nullptr;  // (count, bytes), 64-byte aligned
+  int64_t bytes = 0;
+  int count = 0;
+  std::atomic<bool>* taken = nullptr;  // (count)
+  char* call = nullptr;                // for Plan::call_scratch
+  int64_t call_bytes = 0;
+
+  char* claim() const;
+  void release(char* slot) const;
+};
+
+// Who runs the tasks of a call, and in what memory; else parallel_run, in each thread's own.
+struct Execution {
+  void (*run)(void* pool, int64_t count, Task task, void* context) = nullptr;
+  void* pool = nullptr;
+  const ScratchSlots* slots = nullptr;
+};
+
 // Computes `problem` as `plan` says. Fails only when scratch memory cannot be had.
-bool run_attention(const AttentionProblem& problem, const Plan& plan, Error& error);
+bool run_attention(const AttentionProblem& problem, const Plan& plan, Error& error,
+                   const Execution& execution = {});
 
 }  // namespace cpuattn

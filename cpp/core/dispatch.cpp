@@ -10,6 +10,11 @@
 #include "core/cpu_features.h"
 
 // CMake defines CPUATTN_HAS_<table> as 1 for the rows of cmake/isa.cmake that were compiled.
+#if CPUATTN_DTYPE_float64
+#define CPUATTN_FLOAT64(isa) &isa##_f64::kTable
+#else
+#define CPUATTN_FLOAT64(isa) nullptr
+#endif
 #define CPUATTN_DECLARE(table)     \
   namespace cpuattn::table {       \
   extern const KernelTable kTable; \
@@ -17,7 +22,7 @@
 #ifdef CPUATTN_HAS_avx512
 CPUATTN_DECLARE(avx512)
 CPUATTN_DECLARE(avx512_f64)
-#define CPUATTN_TABLES_avx512 &avx512::kTable, &avx512_f64::kTable
+#define CPUATTN_TABLES_avx512 &avx512::kTable, CPUATTN_FLOAT64(avx512)
 #else
 #define CPUATTN_TABLES_avx512 nullptr, nullptr
 #endif
@@ -36,14 +41,14 @@ CPUATTN_DECLARE(amx_bf16)
 #ifdef CPUATTN_HAS_avx2
 CPUATTN_DECLARE(avx2)
 CPUATTN_DECLARE(avx2_f64)
-#define CPUATTN_TABLES_avx2 &avx2::kTable, &avx2_f64::kTable
+#define CPUATTN_TABLES_avx2 &avx2::kTable, CPUATTN_FLOAT64(avx2)
 #else
 #define CPUATTN_TABLES_avx2 nullptr, nullptr
 #endif
 #ifdef CPUATTN_HAS_neon
 CPUATTN_DECLARE(neon)
 CPUATTN_DECLARE(neon_f64)
-#define CPUATTN_TABLES_neon &neon::kTable, &neon_f64::kTable
+#define CPUATTN_TABLES_neon &neon::kTable, CPUATTN_FLOAT64(neon)
 #else
 #define CPUATTN_TABLES_neon nullptr, nullptr
 #endif
@@ -75,7 +80,7 @@ const Isa kIsas[] = {
     {"avx2", kNeedsAvx2, 0, CPUATTN_TABLES_avx2, nullptr},
     {"neon_bf16", kFeatureNeon | kFeatureBf16, 0, CPUATTN_TABLES_neon_bf16},
     {"neon", kFeatureNeon, 0, CPUATTN_TABLES_neon, nullptr},
-    {"scalar", 0, 0, &scalar::kTable, &scalar_f64::kTable, nullptr},
+    {"scalar", 0, 0, &scalar::kTable, CPUATTN_FLOAT64(scalar), nullptr},
 };
 
 std::atomic<const Isa*> active{nullptr};

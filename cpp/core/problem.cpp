@@ -45,7 +45,11 @@ bool check_dtype(const Array& array, DType wanted, const char* wanted_name, Erro
 }
 
 bool check_float(const Array& array, Error& error) {
-  if (is_float(array.dtype)) return true;
+  if (is_float(array.dtype) && is_built(array.dtype)) return true;
+  if (is_float(array.dtype)) {
+    return fail(error, Kind::kNotImplemented, "%s: this build of cpuattn has no %s", array.name,
+                array.dtype_name);
+  }
   return fail(error, Kind::kType, "%s: dtype must be float16, bfloat16, float32 or float64; got %s",
               array.name, array.dtype_name);
 }
@@ -54,6 +58,7 @@ bool check_float(const Array& array, Error& error) {
 bool check_tensor_dtypes(const Arguments& args, Error& error) {
   const Array& key = args.key;
   if (!check_float(args.query, error)) return false;
+  if (is_half(key.dtype) && !check_float(key, error)) return false;
   const bool cached = args.query.dtype == DType::kFloat32 && is_half(key.dtype);
   if (key.dtype != args.query.dtype && !cached) {
     return fail(error, Kind::kType,
@@ -330,13 +335,21 @@ bool view_outputs(const Arguments& args, AttentionProblem& p, Error& error) {
   shape[n + 1] = p.q_len;
   shape[n + 2] = p.kv_len;
   if (args.lse) {
+    if (!check_float(args.lse, error)) return false;
+    if (!view_output(args.lse, shape, n + 2, "(..., num_heads, q_len)", error)) return false;
     p.lse.data = args.lse.data;
     p.lse.dtype = args.lse.dtype;
     p.lse.head_step = args.lse.strides[n];
     p.lse.row_step = args.lse.strides[n + 1];
     if (!view_batch(args.lse, n, p, p.lse, error)) return false;
   }
-  return view_scores(args.weights, p, p.weights, error);
+  if (!args.weights) return true;
+  if (args.weights.dtype != args.query.dtype) {
+    return fail(error, Kind::kType, "weights: dtype must be %s like query's; got %s",
+                args.query.dtype_name, args.weights.dtype_name);
+  }
+  return view_output(args.weights, shape, n + 3, "(..., num_heads, q_len, kv_len)", error) &&
+         view_scores(args.weights, p, p.weights, error);
 }
 
 }  // namespace

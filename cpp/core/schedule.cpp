@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "core/parallel.h"
 #include "core/thread_count.h"
 
 namespace cpuattn {
@@ -127,15 +126,15 @@ const char* products(const AttentionProblem& p, const Plan& plan) {
   return plan.planes == 1 ? "bfloat16" : "bfloat16 x3";
 }
 
-Plan make_plan(const AttentionProblem& p, const Isa& isa, int requested_threads) {
+Plan make_plan(const AttentionProblem& p, const Isa& isa, int requested_threads, bool parallel) {
   Plan plan;
   plan.isa = &isa;
   plan.groups = p.batch * p.num_kv_heads;
   choose_kernel(p, plan);
   choose_chunks(p, plan);
   plan.microseconds = estimate_microseconds(p, plan);
-  const bool parallel = plan.microseconds >= kParallelMicroseconds && can_run_parallel();
-  plan.threads = parallel ? thread_count(requested_threads) : 1;
+  const bool pays = plan.microseconds >= kParallelMicroseconds;
+  plan.threads = pays && parallel ? thread_count(requested_threads) : 1;
   choose_row_blocks(p, plan);
   const int64_t items = p.rows() > 0 ? plan.groups * plan.row_blocks : 0;
   plan.parallel_chunks = plan.chunks > 1 && plan.threads > 1 && items < 4 * plan.threads;
@@ -143,6 +142,14 @@ Plan make_plan(const AttentionProblem& p, const Isa& isa, int requested_threads)
   plan.threads = static_cast<int>(std::clamp<int64_t>(plan.tasks, 1, plan.threads));
   size_scratch(p, plan);
   return plan;
+}
+
+void make_chunks_serial(Plan& plan) {
+  if (!plan.parallel_chunks) return;
+  plan.parallel_chunks = false;
+  plan.call_scratch = 0;
+  plan.tasks = plan.groups * plan.row_blocks;
+  plan.threads = static_cast<int>(std::clamp<int64_t>(plan.tasks, 1, plan.threads));
 }
 
 }  // namespace cpuattn

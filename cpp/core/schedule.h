@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/dispatch.h"
+#include "core/parallel.h"
 #include "core/problem.h"
 #include "kernels/work_item.h"
 
@@ -39,6 +40,11 @@ struct Plan {
 // What the plan's products multiply: "float32", "float64", "bfloat16", "bfloat16 x3".
 const char* products(const AttentionProblem& problem, const Plan& plan);
 
-Plan make_plan(const AttentionProblem& problem, const Isa& isa, int requested_threads);
+// `parallel`: whether tasks may run at the same time; true for threads of the caller's.
+Plan make_plan(const AttentionProblem& problem, const Isa& isa, int requested_threads,
+               bool parallel = can_run_parallel());
+
+// Merges the chunks of an item on the thread that computes them: the same bits, no call_scratch.
+void make_chunks_serial(Plan& plan);
 
 }  // namespace cpuattn

@@ -43,6 +43,25 @@ CPUATTN_INLINE int64_t item_size(DType dtype) {
   }
 }
 
+// Whether this build has an element type (cmake/dtypes.cmake).
+#ifndef CPUATTN_DTYPE_float16
+#define CPUATTN_DTYPE_float16 1
+#define CPUATTN_DTYPE_bfloat16 1
+#define CPUATTN_DTYPE_float64 1
+#endif
+CPUATTN_INLINE constexpr bool is_built(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return CPUATTN_DTYPE_float16;
+    case DType::kBFloat16:
+      return CPUATTN_DTYPE_bfloat16;
+    case DType::kFloat64:
+      return CPUATTN_DTYPE_float64;
+    default:
+      return true;
+  }
+}
+
 constexpr double kLargestBFloat16 = 0x1.fep127;
 
 CPUATTN_INLINE bool is_float(DType dtype) { return dtype <= DType::kBFloat16; }

@@ -36,8 +36,10 @@ struct AsBFloat16 {
 // Calls body(As...{}) for the dtype of a caller's array. Only kernels of floats see 16-bit ones.
 template <class Body>
 CPUATTN_INLINE void with_elements(DType dtype, Body body) {
-  if constexpr (!kDouble) {
+  if constexpr (!kDouble && is_built(DType::kFloat16)) {
     if (dtype == DType::kFloat16) return body(AsFloat16{});
+  }
+  if constexpr (!kDouble && is_built(DType::kBFloat16)) {
     if (dtype == DType::kBFloat16) return body(AsBFloat16{});
   }
   body(AsReal{});

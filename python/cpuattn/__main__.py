@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         0 on success, 1 when `selftest` found an error.
     """
     parser = argparse.ArgumentParser(prog="python -m cpuattn")
+    parser.add_argument(
+        "--cmake-dir",
+        action="version",
+        version=str(Path(__file__).parent / "lib" / "cmake" / "cpuattn"),
+        help="where find_package finds the C library that the wheel carries",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     about = commands.add_parser("info", help="CPU, instruction sets, threads")
     about.add_argument("--json", action="store_true", help="for bug reports")

@@ -37,7 +37,7 @@ def kept_weights(
         counters = (np.arange(n, dtype=np.uint64) for n in sizes)
         batch, head, row, column = np.ix_(*counters)
         words = philox(seed, column[..., ::4] // 4, row, head, batch)
-        words = words.reshape(*words.shape[:-2], -1)[..., : sizes[3]]
+        words = words.reshape(*words.shape[:-2], 4 * words.shape[-2])[..., : sizes[3]]
         kept = words >= round(p * 2**32)
     return np.broadcast_to(kept, shape)
 

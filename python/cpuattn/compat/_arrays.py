@@ -12,29 +12,29 @@ import numpy as np
 from .._interop import in_kind
 
 # From narrow to wide. The two 16-bit ones meet in float32, as in JAX and Keras.
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def is_boolean(array: Any) -> bool:
     """Whether a NumPy array or a tensor of another library is boolean."""
-    return _name(getattr(array, "dtype", None)) == "bool"
+    return dtype_name(getattr(array, "dtype", None)) == "bool"
 
 
 def is_native(dtype: Any) -> bool:
     """Whether attention computes in this dtype of NumPy or of another library."""
-    return _name(dtype) in _FLOATS
+    return dtype_name(dtype) in FLOATS
 
 
 def truth(mask: Any) -> Any:
     """Return a mask as booleans: True where it is not 0. Copies other dtypes."""
-    if mask is None or is_boolean(mask):
+    if mask is None or (is_boolean(mask) and not isinstance(mask, np.generic)):
         return mask
-    return np.asarray(mask) != 0
+    return np.asarray(mask).astype(np.bool_)
 
 
 def additive(bias: Any) -> Any:
     """Return a bias as floating numbers. Copies integers and booleans."""
-    if bias is None or _name(getattr(bias, "dtype", None)) in _FLOATS:
+    if bias is None or dtype_name(getattr(bias, "dtype", None)) in FLOATS:
         return bias
     bias = np.asarray(bias)
     return bias.astype(np.float64) if bias.dtype.kind in "biu" else bias
@@ -56,16 +56,16 @@ def promoted(*arrays: Any) -> tuple[Any, ...]:
         The same objects where they have one floating dtype already.
     """
     first = arrays[0].dtype
-    if all(array.dtype == first for array in arrays) and _name(first) in _FLOATS:
+    if all(array.dtype == first for array in arrays) and dtype_name(first) in FLOATS:
         return arrays
     arrays = tuple(a if hasattr(a, "astype") else np.asarray(a) for a in arrays)
-    names = {_name(a.dtype) for a in arrays if a.dtype.kind not in "biu"}
-    if not names <= {*_FLOATS}:
+    names = {dtype_name(a.dtype) for a in arrays if a.dtype.kind not in "biu"}
+    if not names <= {*FLOATS}:
         return arrays
     if not names or names == {"float16", "bfloat16"}:
         names = {"float32"}
-    common = max(names, key=_FLOATS.index)
-    dtype = next((a.dtype for a in arrays if _name(a.dtype) == common), common)
+    common = max(names, key=FLOATS.index)
+    dtype = next((a.dtype for a in arrays if dtype_name(a.dtype) == common), common)
     return tuple(a if a.dtype == dtype else a.astype(dtype) for a in arrays)
 
 
@@ -78,6 +78,6 @@ def of_kind(array: Any, like: Any) -> Any:
 
 
 @cache
-def _name(dtype: Any) -> str:
+def dtype_name(dtype: Any) -> str:
     """Name a dtype of NumPy or of torch; its own name is slow to make."""
     return str(dtype).removeprefix("torch.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._core import attention
-from .._arrays import promoted, truth
+from .._arrays import additive, promoted, truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,13 +30,15 @@ def dot_product_attention(
     Parameters
     ----------
     query : ndarray, shape (batch, q_len, num_heads, head_dim)
-        Queries; float32, float16, bfloat16 or float64.
-    key : ndarray, shape (batch, kv_len, num_kv_heads, head_dim), dtype of query
-        Keys; num_kv_heads divides num_heads.
-    value : ndarray, shape (batch, kv_len, num_kv_heads, head_dim_v), dtype of key
+        Queries; float32, float16, bfloat16 or float64. Of several dtypes, the arrays
+        are copied to the common one by Keras's rules.
+    key : ndarray, shape (batch, kv_len, num_kv_heads, head_dim)
+        Keys; num_kv_heads divides num_heads, and batch may be 1.
+    value : ndarray, shape (batch, kv_len, num_kv_heads, head_dim_v)
         Values.
-    bias : ndarray, any dtype of query, optional
-        Added to the scores; broadcasts to (batch, num_heads, q_len, kv_len).
+    bias : ndarray, optional
+        Added to the scores; broadcasts to (batch, num_heads, q_len, kv_len). Copied if
+        it is not floating.
     mask : ndarray, optional
         True or non-zero = attend; broadcasts like bias. Copied if it is not boolean.
     scale : float, optional
@@ -50,24 +52,26 @@ def dot_product_attention(
 
     Returns
     -------
-    ndarray, shape (batch, q_len, num_heads, head_dim_v), dtype of query
-        A row with no visible key is the mean of all value rows, as in Keras.
+    ndarray, shape (batch, q_len, num_heads, head_dim_v), common dtype
+        A row with no visible key is the mean of all value rows. Where a bias of -inf
+        hides what no mask does, the mean is that of the masked keys, NaN if there are
+        none.
 
     Raises
     ------
     TypeError
         An argument has the wrong type or dtype.
     ValueError
-        An array is not 4-D or shapes do not fit together.
+        An array is not 4-D, shapes do not fit together, or `scale` is a string.
 
     Notes
     -----
-    Differences from Keras: grouped queries work for every number of key heads; bias
-    and mask work together under every backend's name; a masked key reaches nothing
-    even if its value row holds NaN; a row whose bias is -inf everywhere counts as a
-    row with no visible key; kv_len 0 gives 0; `attn_logits_soft_cap` works; float64 is
-    computed in float64; query, key and value are not promoted to a common dtype, only
-    a float32 query may have a float16 or bfloat16 key and value.
+    Differences from Keras's NumPy backend: grouped queries work for every number of key
+    heads; a masked key reaches nothing even if its value row holds NaN, and never wins
+    over one with a bias below -2.4e38; kv_len 0 gives 0, head_dim 0 equal weights;
+    `flash_attention` and `attn_logits_soft_cap` work; float64 is computed and returned
+    in float64; integers alone are computed in float32; mask and bias may not enlarge
+    the batch, and value has the heads of key; complex arrays are an error.
 
     References
     ----------
@@ -88,15 +92,20 @@ def dot_product_attention(
             f"value.shape={value.shape}."
         )
     query, key, value = promoted(query, key, value)
-    return attention(  # type: ignore[no-any-return]
-        query,
-        key,
-        value,
-        layout="bshd",
-        mask=truth(mask),
-        bias=bias,
-        causal="top_left" if is_causal else False,
-        scale=scale,
-        softcap=attn_logits_soft_cap,
-        fully_masked="mean",
-    )
+    try:
+        return attention(  # type: ignore[no-any-return]
+            query,
+            key,
+            value,
+            layout="bshd",
+            mask=truth(mask),
+            bias=additive(bias),
+            causal="top_left" if is_causal else False,
+            scale=scale,
+            softcap=attn_logits_soft_cap,
+            fully_masked="mean",
+        )
+    except TypeError:
+        if isinstance(scale, str):
+            raise ValueError(f"scale: must be a real number; got {scale!r}") from None
+        raise
