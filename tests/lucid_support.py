@@ -81,14 +81,12 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    def get_data(self, path: str) -> bytes:
-        source = super().get_data(path)
-        if path.endswith(".py"):
-            return b"from __future__ import annotations\n" + source
-        return source
-
-    def _cache_bytecode(self, *arguments: Any) -> None:
-        """Leave no compiled file beside a source that was not as it is."""
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compile the source, whatever an installer has compiled beside it."""
+        source = self.get_data(self.path)
+        return self.source_to_code(
+            b"from __future__ import annotations\n" + source, self.path
+        )
 
 
 class _Kind(type):
