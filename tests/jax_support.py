@@ -161,3 +161,12 @@ def widened(bias: Any) -> Any:
     if bias is None or bias.dtype.kind not in "biu":
         return bias
     return bias.astype(np.float64)
+
+
+def alike(mine: Any, theirs: Any) -> None:
+    """Assert equal dtypes, shapes and nearly equal numbers, NaN included."""
+    mine, theirs = np.asarray(mine), np.asarray(theirs)
+    assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+    close = 1e-5 if mine.dtype.itemsize > 2 else 0.05
+    wide = [x.astype(np.float64) for x in (mine, theirs)]
+    np.testing.assert_allclose(*wide, rtol=close, atol=close)

@@ -25,6 +25,7 @@ st = hypothesis.strategies
 from dtypes import BFLOAT16  # noqa: E402
 from jax_support import (  # noqa: E402, F401
     agree,
+    alike,
     float64,
     force_isa,
     problems,
@@ -172,153 +173,10 @@ def test_nnx_random_calls_agree(data: Any) -> None:
         cpuattn._core.set_isa(None)
 
 
-def near(mine: Any, theirs: Any) -> None:
-    """Assert equal dtypes, shapes and nearly equal numbers, NaN included."""
-    mine, theirs = np.asarray(mine), np.asarray(theirs)
-    assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-    close = 1e-5 if mine.dtype.itemsize > 2 else 0.05
-    wide = [x.astype(np.float64) for x in (mine, theirs)]
-    np.testing.assert_allclose(*wide, rtol=close, atol=close)
-
-
 def both(*inputs: Any, **options: Any) -> tuple[Any, Any]:
     """Return our result and Flax's, of linen."""
     mine = ours.dot_product_attention(*inputs, **options)
     return np.asarray(mine), np.asarray(linen.dot_product_attention(*inputs, **options))
-
-
-KEYS: dict[str, Any] = {
-    "typed": jax.random.key(17),
-    "raw": jax.random.PRNGKey(2**32 - 1),
-    "numpy": np.array([2**32 - 5, 99], np.uint32),
-    "split": jax.random.split(jax.random.key(3))[1],
-}
-
-
-@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
-@pytest.mark.parametrize("rate", [1e-8, 0.1, 0.5, 0.9, 1 - 1e-7])
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 1, 1), (3, 5, 7), (2, 4, 33, 65), (2, 1, 3, 2, 4), (2, 3, 0, 5)],
-    ids=str,
-)
-@pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])
-def test_flax_dropout_keeps_what_jax_keeps(
-    shape: tuple[int, ...], key: Any, rate: float, shared: bool
-) -> None:
-    *batch, heads, q_len, kv_len = shape
-    drawn = (*[1] * (len(shape) - 2), q_len, kv_len) if shared else shape
-    kept = np.broadcast_to(
-        np.asarray(jax.random.bernoulli(key, 1 - rate, drawn)), shape
-    )
-    query = np.zeros((*batch, q_len, heads, 4), np.float32)
-    keys = np.zeros((*batch, kv_len, heads, 4), np.float32)
-    options = {"dropout_rng": key, "dropout_rate": rate, "broadcast_dropout": shared}
-    weights = ours.dot_product_attention_weights(query, keys, **options)
-    np.testing.assert_array_equal(weights != 0, kept)
-    # The weights are equal, so sums of unit vectors show them once more.
-    value = np.broadcast_to(
-        np.eye(kv_len, dtype=np.float32)[:, None], (*batch, kv_len, heads, kv_len)
-    )
-    for function in (ours.dot_product_attention, our_nnx.dot_product_attention):
-        out = function(query, keys, value, **options)
-        np.testing.assert_array_equal(out.swapaxes(-2, -3) != 0, kept)
-
-
-@pytest.mark.parametrize(
-    "seed", [0, 5, 2**32 - 1, 2**40 + 5, -1, np.uint32(7)], ids=str
-)
-def test_flax_dropout_int_is_the_seed_of_a_key(
-    seed: Any, rng: np.random.Generator
-) -> None:
-    inputs = qkv(rng, layout="bshd")
-    mine = ours.dot_product_attention(*inputs, dropout_rng=seed, dropout_rate=0.5)
-    key = jax.random.PRNGKey(int(seed))
-    near(mine, linen.dot_product_attention(*inputs, dropout_rng=key, dropout_rate=0.5))
-
-
-def test_flax_dropout_generator_gives_its_next_64_bits(
-    rng: np.random.Generator,
-) -> None:
-    inputs = qkv(rng, layout="bshd")
-    generator, same = np.random.default_rng(3), np.random.default_rng(3)
-    for _ in range(2):
-        mine = ours.dot_product_attention(
-            *inputs, dropout_rng=generator, dropout_rate=0.5
-        )
-        seed = int(same.integers(2**64, dtype=np.uint64))
-        words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-        again = ours.dot_product_attention(*inputs, dropout_rng=words, dropout_rate=0.5)
-        np.testing.assert_array_equal(mine, again)
-
-
-WRONG_KEYS: dict[str, Any] = {
-    "none": None,
-    "list": [0, 3],
-    "text": "a",
-    "int64": np.array([0, 3]),
-    "three": np.array([0, 3, 4], np.uint32),
-    "scalar": np.array(3, np.uint32),
-    "two_keys": np.array([[0, 3]], np.uint32),
-    "typed_keys": jax.random.split(jax.random.key(3)),
-}
-
-
-@pytest.mark.parametrize("key", WRONG_KEYS.values(), ids=WRONG_KEYS)
-def test_flax_dropout_key_errors_have_the_same_class(key: Any) -> None:
-    x = np.zeros((2, 3, 1, 4), np.float32)
-    with pytest.raises((TypeError, ValueError)) as theirs:
-        linen.dot_product_attention(x, x, x, dropout_rng=key, dropout_rate=0.5)
-    with pytest.raises(theirs.type) as mine:
-        ours.dot_product_attention(x, x, x, dropout_rng=key, dropout_rate=0.5)
-    assert mine.type is theirs.type
-    if key is None:
-        assert str(mine.value) == str(theirs.value)
-    ours.dot_product_attention(x, x, x, dropout_rng=key, dropout_rate=0.0)
-
-
-@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
-def test_flax_dropout_key_of_another_generator_is_not_implemented(kind: str) -> None:
-    x = np.zeros((2, 3, 1, 4), np.float32)
-    key = jax.random.key(3, impl=kind)
-    with pytest.raises(NotImplementedError, match="must be a threefry2x32 key"):
-        ours.dot_product_attention(x, x, x, dropout_rng=key, dropout_rate=0.5)
-
-
-RATES = [0.0, 1.0, 1, True, 1.5, 2, -0.5, float("nan"), np.float32(0.3), 1e-30]
-
-
-@pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])
-@pytest.mark.parametrize("rate", RATES, ids=str)
-def test_flax_dropout_rates_agree(
-    rate: Any, shared: bool, rng: np.random.Generator
-) -> None:
-    inputs = qkv(rng, layout="bshd")
-    mask = rng.random((5, 9)) < 0.7
-    mask[2] = False
-    options = {"dropout_rng": jax.random.key(8), "dropout_rate": rate}
-    options |= {"broadcast_dropout": shared, "mask": mask}
-    near(*both(*inputs, **options))
-    near(
-        ours.dot_product_attention_weights(*inputs[:2], **options),
-        linen.dot_product_attention_weights(*inputs[:2], **options),
-    )
-    near(
-        our_nnx.dot_product_attention(*inputs, **options),
-        nnx.dot_product_attention(*inputs, **options),
-    )
-
-
-def test_flax_dropout_rate_1_without_keys_is_0() -> None:
-    x = np.ones((2, 3, 1, 4), np.float32)
-    near(*both(x, x[:, :0], x[:, :0], dropout_rng=jax.random.key(8), dropout_rate=1.0))
-
-
-@pytest.mark.parametrize("rate", ["x", None, 1j])
-def test_flax_dropout_rate_of_a_wrong_type_is_a_type_error(rate: Any) -> None:
-    x = np.ones((2, 3, 1, 4), np.float32)
-    with pytest.raises(TypeError):
-        ours.dot_product_attention(x, x, x, dropout_rng=1, dropout_rate=rate)
 
 
 def bias_with(value: float, rows: Any = slice(None), columns: Any = slice(None)) -> Any:
@@ -370,10 +228,10 @@ PROBLEMS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", EDGES)
 def test_flax_edge_results_agree(name: str, rng: np.random.Generator) -> None:
     inputs = qkv(rng, layout="bshd")
-    near(*both(*inputs, **EDGES[name]))
+    alike(*both(*inputs, **EDGES[name]))
     if name != "nan_mask_means_attend" and EDGES[name].get("bias") is not None:
         options = EDGES[name]
-        near(
+        alike(
             our_nnx.dot_product_attention(*inputs, **options),
             nnx.dot_product_attention(*inputs, **options),
         )
@@ -382,8 +240,8 @@ def test_flax_edge_results_agree(name: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_flax_edge_shapes_agree(name: str, rng: np.random.Generator) -> None:
     inputs = qkv(rng, **PROBLEMS[name], layout="bshd")
-    near(*both(*inputs))
-    near(
+    alike(*both(*inputs))
+    alike(
         ours.dot_product_attention_weights(*inputs[:2]),
         linen.dot_product_attention_weights(*inputs[:2]),
     )
@@ -392,7 +250,7 @@ def test_flax_edge_shapes_agree(name: str, rng: np.random.Generator) -> None:
 def test_flax_nan_in_a_hidden_key_is_ignored(rng: np.random.Generator) -> None:
     query, key, value = qkv(rng, layout="bshd")
     key[:, 4] = np.nan
-    near(*both(query, key, value, mask=np.arange(9) != 4))
+    alike(*both(query, key, value, mask=np.arange(9) != 4))
 
 
 def test_flax_nan_in_a_hidden_value_is_ignored_where_flax_spreads_it(
@@ -427,8 +285,8 @@ def test_flax_mask_larger_than_the_scores_enlarges_the_result(
     if drops:
         options |= {"dropout_rate": 0.5, "dropout_rng": jax.random.key(1)}
         options["broadcast_dropout"] = False
-    near(*both(*inputs, **options))
-    near(
+    alike(*both(*inputs, **options))
+    alike(
         ours.dot_product_attention_weights(*inputs[:2], **options),
         linen.dot_product_attention_weights(*inputs[:2], **options),
     )
@@ -623,8 +481,8 @@ def test_flax_dtypes_are_promoted_as_in_jax(first: str, other: str) -> None:
 )
 def test_flax_dtype_is_that_of_the_result(dtype: Any, rng: np.random.Generator) -> None:
     inputs = qkv(rng, layout="bshd")
-    near(*both(*inputs, dtype=dtype))
-    near(
+    alike(*both(*inputs, dtype=dtype))
+    alike(
         our_nnx.dot_product_attention(*inputs, dtype=dtype),
         nnx.dot_product_attention(*inputs, dtype=dtype),
     )
@@ -648,8 +506,8 @@ def test_flax_float64_agrees_where_jax_has_it(
 ) -> None:
     inputs = [x.astype(np.float64) for x in qkv(rng, layout="bshd")]
     options = {"force_fp32_for_softmax": forced}
-    near(*both(*inputs, **options))
-    near(
+    alike(*both(*inputs, **options))
+    alike(
         ours.dot_product_attention_weights(*inputs[:2], **options),
         linen.dot_product_attention_weights(*inputs[:2], **options),
     )
@@ -683,7 +541,7 @@ def test_linen_einsums_of_the_caller_are_used(
     options: dict[str, Any] = {"bias": bias_with(-np.inf, 1), "mask": seen(2)}
     if drops:
         options |= {"dropout_rate": 0.5, "dropout_rng": jax.random.key(4)}
-    near(
+    alike(
         *both(
             *inputs,
             **options,
@@ -692,7 +550,7 @@ def test_linen_einsums_of_the_caller_are_used(
         )
     )
     assert used[:2] == used[2:]
-    near(
+    alike(
         ours.dot_product_attention_weights(*inputs[:2], **options, einsum=noted),
         linen.dot_product_attention_weights(*inputs[:2], **options, einsum=noted),
     )
@@ -730,7 +588,7 @@ def test_flax_arrays_of_jax_come_back_in_kind(rng: np.random.Generator) -> None:
             out = module.dot_product_attention(*arguments, **options)
             assert isinstance(out, jax.Array)
             theirs = linen.dot_product_attention(*arguments, **options)
-            near(out, theirs)
+            alike(out, theirs)
     assert isinstance(ours.dot_product_attention_weights(*inputs[:2]), jax.Array)
 
 
@@ -749,7 +607,7 @@ def test_flax_modules_take_the_function(rng: np.random.Generator) -> None:
         )  # fmt: skip
         results.append((out, state["intermediates"]["attention_weights"][0]))
     for mine, theirs in zip(*results, strict=True):
-        near(mine, theirs)
+        alike(mine, theirs)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow")
@@ -768,7 +626,7 @@ def test_nnx_modules_take_the_function(rng: np.random.Generator) -> None:
         out = layer(x, deterministic=False, rngs=nnx.Rngs(7), sow_weights=True)
         results.append((out, layer.attention_weights[0]))
     for mine, theirs in zip(*results, strict=True):
-        near(mine, theirs)
+        alike(mine, theirs)
 
 
 MASKS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
@@ -842,10 +700,10 @@ def test_nnx_works_where_flax_does_not(rng: np.random.Generator) -> None:
     out = our_nnx.dot_product_attention(query, key, value, mask=mask, is_causal=True)
     causal = mask & (np.arange(9) <= np.arange(5)[:, None])
     repeated = (np.repeat(x, 2, -2) for x in (key, value))
-    near(out, linen.dot_product_attention(query, *repeated, mask=causal))
+    alike(out, linen.dot_product_attention(query, *repeated, mask=causal))
     one_value_head = our_nnx.dot_product_attention(query, key, value[..., :1, :])
     wide = np.repeat(value[..., :1, :], 4, -2)
-    near(
+    alike(
         one_value_head, linen.dot_product_attention(query, np.repeat(key, 2, -2), wide)
     )
 

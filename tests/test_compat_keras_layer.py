@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpuattn import compat, reference
+from cpuattn import compat
 from cpuattn.compat.keras import GroupedQueryAttention, GroupQueryAttention, layer
 from support import Array, assert_same, assert_within, normal, run_python
 
@@ -29,127 +29,13 @@ st = hypothesis.strategies
 if keras.config.backend() != "numpy":
     pytest.skip("keras was imported with another backend", allow_module_level=True)
 
+from keras_support import HEADS, POLICIES, THEIRS, agree, exact, inputs, pair  # noqa: E402
+
 # Keras warns where there is one key, and NumPy of Keras's variables.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-
-THEIRS = keras.layers.GroupQueryAttention
-POLICIES = ["float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"]
-
-
-def as_dtype(array: Array, dtype: str) -> Array:
-    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-
-
-def pair(rng: np.random.Generator, *features: int, **config: Any) -> tuple[Any, Any]:
-    """Return our layer and Keras's, built for the features, with the same weights."""
-    ours, theirs = GroupQueryAttention(**config), THEIRS(**config)
-    for built in (ours, theirs):
-        built.build(*((None, None, n) for n in features))
-    ours.set_weights([normal(rng, *w.shape) / 2 for w in theirs.weights])
-    theirs.set_weights(ours.get_weights())
-    return ours, theirs
-
-
-def inputs(
-    rng: np.random.Generator, batch: int = 2, q_len: int = 5, kv_len: int = 7
-) -> list[Array]:
-    """Return query, value and key of 6, 5 and 4 features."""
-    return [
-        normal(rng, batch, length, n)
-        for length, n in ((q_len, 6), (kv_len, 5), (kv_len, 4))
-    ]
-
-
-def visible(
-    ours: Any, q_len: int, kv_len: int, options: dict[str, Any]
-) -> Array | None:
-    """Return all masks of a call as one of 4 axes."""
-    row, column = np.arange(q_len)[:, None], np.arange(kv_len)
-    masks = []
-    if options.get("use_causal_mask"):
-        masks.append(column <= row)
-    if ours.sliding_window is not None:
-        masks.append(abs(row - column) < ours.sliding_window)
-    for name, axis in (("query", -1), ("value", -2), ("key", -2)):
-        if (mask := options.get(f"{name}_mask")) is not None:
-            masks.append(np.expand_dims(mask, (1, axis)).astype(bool))
-    if (mask := options.get("attention_mask")) is not None:
-        masks.append((mask[:, None] if mask.ndim == 3 else mask).astype(bool))
-    together: Any = True
-    for mask in masks:
-        together = together & mask
-    return together if masks else None
-
-
-def exact(
-    ours: Any, query: Array, value: Array, key: Array, options: dict[str, Any]
-) -> tuple[Array, Array, float]:
-    """Return output and scores in float64, and the scale of the sums of the output."""
-
-    def wide(array: Array) -> Array:
-        return as_dtype(array, ours.compute_dtype).astype(np.float64)
-
-    weights = {w.path.split("/", 1)[1]: wide(w.value) for w in ours.weights}
-
-    def project(name: str, equation: str, x: Array) -> Array:
-        bias = weights.get(f"{name}/bias", 0.0)
-        return np.asarray(np.einsum(equation, x, weights[f"{name}/kernel"]) + bias)
-
-    query, value, key = wide(query), wide(value), wide(key)
-    drops: dict[str, Any] = {}
-    if ours.dropout and options.get("training"):
-        shape = (len(query), ours.num_query_heads, query.shape[1], value.shape[1])
-        draws = np.random.default_rng(np.array([ours.seed, 0], np.uint32))
-        drops["dropout_p"] = ours.dropout
-        drops["dropout_mask"] = draws.uniform(size=shape) < 1 - ours.dropout
-    scored = bool(options.get("return_attention_scores"))
-    heads, scores = reference.attention(
-        project("query", "btm,muh->btuh", query),
-        project("key", "bsm,mvh->bsvh", key),
-        project("value", "bsm,mvh->bsvh", value),
-        layout="bshd",
-        mask=visible(ours, query.shape[1], value.shape[1], options),
-        fully_masked="zero" if scored or ours.dropout else "mean",
-        return_weights=True,
-        dtype=np.float64,
-        **drops,
-    )
-    if ours.use_gate:
-        heads = heads / (1 + np.exp(-project("gate", "btm,muh->btuh", query)))
-    out = project("attention_output", "btuh,uhm->btm", heads)
-    kernel = abs(weights["attention_output/kernel"])
-    scale = np.einsum("btuh,uhm->btm", abs(heads), kernel).max(initial=1.0)
-    return out, scores, float(scale)
-
-
-def agree(ours: Any, theirs: Any, arrays: list[Array], **options: Any) -> Any:
-    """Assert that ours has Keras's shapes and dtypes, and at most twice its error."""
-    query, value, *key = arrays
-    mine = ours(query, value, *key, **options)
-    other = theirs(query, value, *key, **options)
-    assert isinstance(mine, tuple) == isinstance(other, tuple)
-    *results, scale = exact(ours, query, value, key[0] if key else value, options)
-    pairs = zip(
-        *((x if isinstance(x, tuple) else (x,)) for x in (mine, other)),
-        results,
-        strict=False,
-    )
-    epsilon = float(
-        ml_dtypes.finfo(as_dtype(np.zeros(()), ours.compute_dtype).dtype).eps
-    )
-    for x, y, oracle in pairs:
-        assert x.shape == y.shape
-        if ours.compute_dtype != "float64":  # Keras returns float32
-            assert x.dtype == y.dtype
-        error = np.abs(np.asarray(y, np.float64) - oracle).max(initial=0.0)
-        if ours.compute_dtype == "float64":
-            error = 0.0
-        # The same sums in another order are a few roundings apart.
-        assert_within(x, oracle, 2 * error + 4 * epsilon * scale)
-    return mine
 
 
 SIZES = st.integers(1, 9)
@@ -271,9 +157,6 @@ def test_keras_layer_has_the_variables_of_keras(
     assert repr(ours) == repr(theirs)
     for dtype in ("dtype", "compute_dtype", "variable_dtype"):
         assert getattr(ours, dtype) == getattr(theirs, dtype)
-
-
-HEADS = {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2}
 
 
 def test_keras_layer_trainable_reaches_the_weights(rng: np.random.Generator) -> None:
@@ -673,142 +556,6 @@ def test_keras_layer_nan_of_a_masked_value_is_ignored(rng: np.random.Generator) 
     out = ours(query, value, key, value_mask=mask)
     expected = theirs(query, value[:, :5], key[:, :5])
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-
-
-BAD_CONFIGS: dict[str, dict[str, Any]] = {
-    "heads": {"num_query_heads": 5},
-    "no_heads": {"num_key_value_heads": 0},
-    "no_head_dim": {"head_dim": 0},
-    "window_0": {"sliding_window": 0},
-    "window_negative": {"sliding_window": -1},
-    "window_float": {"sliding_window": 2.0},
-    "window_numpy": {"sliding_window": np.int64(2)},
-    "flash_dropout": {"flash_attention": True, "dropout": 0.1},
-    "name_slash": {"name": "a/b"},
-    "name_number": {"name": 5},
-    "trainable": {"trainable": 1},
-    "unknown": {"foo": 1},
-    "initializer": {"kernel_initializer": "bogus"},
-    "regularizer": {"bias_regularizer": "bogus"},
-    "constraint": {"kernel_constraint": "bogus"},
-    "dtype": {"dtype": "bogus"},
-    "dtype_object": {"dtype": 3},
-}
-
-
-@pytest.mark.parametrize("config", BAD_CONFIGS.values(), ids=BAD_CONFIGS)
-def test_keras_layer_rejects_what_keras_rejects(config: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = HEADS | config
-    with pytest.raises(Exception) as theirs:
-        THEIRS(**arguments)
-    with pytest.raises(type(theirs.value)) as ours:
-        GroupQueryAttention(**arguments)
-    assert str(ours.value) == str(theirs.value)
-
-
-BAD_BUILDS: dict[str, dict[str, Any]] = {
-    "dropout_high": {"dropout": 1.5},
-    "dropout_negative": {"dropout": -0.5},
-    "dropout_string": {"dropout": "x"},
-    "seed": {"dropout": 0.5, "seed": "x"},
-    "seed_numpy": {"dropout": 0.5, "seed": np.int64(4)},
-}
-
-
-@pytest.mark.parametrize("config", BAD_BUILDS.values(), ids=BAD_BUILDS)
-def test_keras_layer_rejects_at_build_what_keras_rejects(
-    config: dict[str, Any], rng: np.random.Generator
-) -> None:
-    with pytest.raises((TypeError, ValueError)) as theirs:
-        THEIRS(**HEADS, **config)(*inputs(rng))
-    built = GroupQueryAttention(**HEADS, **config)
-    with pytest.raises(type(theirs.value)) as ours:
-        built(*inputs(rng))
-    assert str(ours.value) == str(theirs.value)
-    assert not built.built
-
-
-def test_keras_layer_without_an_initializer_does_not_build() -> None:
-    for kind in (THEIRS, GroupQueryAttention):
-        with pytest.raises(AttributeError):
-            kind(**HEADS, kernel_initializer=None).build((2, 5, 6), (2, 7, 5))
-
-
-BAD_CALLS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "lengths": ((2, 5, 6), (2, 7, 5), (2, 3, 4)),
-    "batches": ((2, 5, 6), (3, 7, 5), (3, 7, 4)),
-    "query_features": ((2, 5, 3), (2, 7, 5), (2, 7, 4)),
-    "value_features": ((2, 5, 6), (2, 7, 3), (2, 7, 4)),
-    "key_features": ((2, 5, 6), (2, 7, 5), (2, 7, 3)),
-    "query_2_axes": ((5, 6), (2, 7, 5), (2, 7, 4)),
-    "value_4_axes": ((2, 5, 6), (1, 2, 7, 5), (2, 7, 4)),
-}
-
-
-@pytest.mark.parametrize("scored", [False, True], ids=["output", "scores"])
-@pytest.mark.parametrize("shapes", BAD_CALLS.values(), ids=BAD_CALLS)
-def test_keras_layer_rejects_shapes_that_do_not_fit(
-    shapes: Any, scored: bool, rng: np.random.Generator
-) -> None:
-    for built in pair(rng, 6, 5, 4, **HEADS):
-        with pytest.raises(ValueError):
-            built(*(normal(rng, *x) for x in shapes), return_attention_scores=scored)
-
-
-BAD_MASKS = {
-    "attention": {"attention_mask": np.ones((6, 7), bool)},
-    "attention_heads": {"attention_mask": np.ones((2, 2, 5, 7), bool)},
-    "attention_5_axes": {"attention_mask": np.ones((1, 2, 4, 5, 7), bool)},
-    "query": {"query_mask": np.ones((2, 7), bool)},
-    "value": {"value_mask": np.ones((2, 5), bool)},
-    "key": {"value_mask": np.ones((2, 7), bool), "key_mask": np.ones((2, 5), bool)},
-}
-
-
-@pytest.mark.parametrize("masks", BAD_MASKS.values(), ids=BAD_MASKS)
-def test_keras_layer_rejects_masks_that_do_not_fit(
-    masks: Any, rng: np.random.Generator
-) -> None:
-    for built in pair(rng, 6, 5, 4, **HEADS):
-        with pytest.raises(ValueError):
-            built(*inputs(rng), **masks)
-
-
-@pytest.mark.parametrize(("axes", "error"), [(2, IndexError), (4, ValueError)])
-def test_keras_layer_first_call_needs_3_axes(
-    axes: int, error: type[Exception], rng: np.random.Generator
-) -> None:
-    arrays = [normal(rng, *[2] * axes) for _ in range(2)]
-    for kind in (THEIRS, GroupQueryAttention):
-        with pytest.raises(error):
-            kind(**HEADS)(*arrays)
-
-
-def test_keras_layer_rejects_what_is_no_array(rng: np.random.Generator) -> None:
-    query, value, key = inputs(rng)
-    for built in pair(rng, 6, 5, 4, **HEADS):
-        with pytest.raises(ValueError):
-            built(query, None, key)
-        with pytest.raises(ValueError):
-            built(query.tolist(), value, key)
-        with pytest.raises(TypeError):
-            built(query)
-        with pytest.raises(TypeError):
-            built(query, value, key, foo=1)
-
-
-def test_keras_layer_rejects_complex_inputs(rng: np.random.Generator) -> None:
-    query, value, key = inputs(rng)
-    ours, _ = pair(rng, 6, 5, 4, **HEADS)
-    with pytest.raises(TypeError, match="query: must be real; got dtype complex"):
-        ours(query + 1j, value, key)
-
-
-def test_keras_layer_flash_attention_excludes_scores(rng: np.random.Generator) -> None:
-    text = "Returning attention scores is not supported when flash attention is enabled"
-    for built in pair(rng, 6, 5, 4, **HEADS, flash_attention=True):
-        with pytest.raises(ValueError, match=text):
-            built(*inputs(rng), return_attention_scores=True)
 
 
 def test_keras_layer_flash_attention_runs(rng: np.random.Generator) -> None:
