@@ -168,13 +168,10 @@ struct Extent {
   const char* end = nullptr;
 
   explicit Extent(const Array& array) {
-    if (!array) return;
+    const int64_t* sizes = array.shape;
+    if (!array || std::find(sizes, sizes + array.ndim, 0) != sizes + array.ndim) return;
     begin = end = array.data;
     for (int i = 0; i < array.ndim; ++i) {
-      if (array.shape[i] == 0) {
-        begin = end = nullptr;
-        return;
-      }
       const int64_t reach = array.strides[i] * (array.shape[i] - 1);
       (reach < 0 ? begin : end) += reach;
     }
