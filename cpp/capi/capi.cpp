@@ -98,7 +98,7 @@ class ArrayReader {
     if (given.ndim > 0 && given.shape == nullptr) {
       return fail(error_, Kind::kValue, "%s: shape must be given; got NULL", name);
     }
-    array.data = static_cast<char*>(given.data);
+    array.data = given.data != nullptr ? static_cast<char*>(given.data) : nothing_;
     array.ndim = given.ndim;
     array.shape = given.ndim > 0 ? given.shape : &kOne;
     array.dtype_name = dtype_name(given.dtype);
@@ -151,11 +151,13 @@ class ArrayReader {
       }
       elements = product;
     }
-    if (!empty && array.data == nullptr) {
+    if (!empty && array.data == nothing_) {
       return fail(error_, Kind::kValue, "%s: data must be given; got NULL", array.name);
     }
     return true;
   }
+
+  static inline char nothing_[1] = {};  // stands in for the data of arrays of size 0
 
   Error& error_;
   int64_t strides_[kArrays][kMaxDims];
