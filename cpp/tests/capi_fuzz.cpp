@@ -249,8 +249,8 @@ class FuzzProblem {
         {-1, 0, 1, 7, INT64_C(1) << 31, INT64_C(1) << 32, INT64_C(1) << 62, INT64_MAX, INT64_MIN});
     switch (choices_.below(8)) {
       case 0:
+        change(array, 0, wild);
         array.ndim = static_cast<int32_t>(choices_.below(70)) - 2;
-        if (array.ndim > 0) change(array, 0, wild);
         break;
       case 1:
       case 2:
