@@ -52,6 +52,12 @@ typedef struct {
   int64_t query_shape[3], key_shape[3], value_shape[3], out_shape[3], lse_shape[2], score_shape[3];
 } case_data;
 
+/* As in support.h: fewer cases on emulated CPUs. */
+static int is_sampled(void) {
+  const char* sample = getenv("CPUATTN_TEST_SAMPLE");
+  return sample != NULL && atoi(sample) > 1;
+}
+
 static float noise(void) { return (float)rand() / (float)RAND_MAX * 2 - 1; }
 
 static float* numbers(int64_t count) {
@@ -171,7 +177,7 @@ static void test_results(void) {
   for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; ++n) {
     const int64_t* s = sizes[n];
     case_data c = new_case(s[0], s[1], s[2], s[3], s[4], s[5]);
-    for (int options = 0; options < 64; ++options) {
+    for (int options = 0; options < 64; options += is_sampled() ? 9 : 1) {
       cpuattn_problem p = problem_of(&c);
       if (options & 1) p.bias = (cpuattn_array){c.bias, c.score_shape, NULL, 3, CPUATTN_FLOAT32};
       if (options & 2) p.mask = (cpuattn_array){c.mask, c.score_shape + 1, NULL, 2, CPUATTN_BOOL};
@@ -298,7 +304,7 @@ static void test_plans(void) {
   cpuattn_problem p = problem_of(&c);
   int64_t tasks = 0;
   const cpuattn_executor executor = {run_backwards, &tasks};
-  for (int threads = 1; threads <= 3; ++threads) {
+  for (int threads = is_sampled() ? 2 : 1; threads <= (is_sampled() ? 2 : 3); ++threads) {
     p.num_threads = threads;
     size_t bytes = 0;
     cpuattn_plan* plan = NULL;
