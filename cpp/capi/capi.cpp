@@ -313,11 +313,14 @@ Needs needs_of(const Call& call, const Isa& isa) {
   const int64_t q_len = p.q_len;
   const int64_t kv_len = p.kv_len;
   const int64_t batch = p.batch;
+  // A problem too small for several threads has larger items.
   const auto ask = [&] {
-    const Plan plan = make_plan(p, isa, call.num_threads, call.parallel());
-    needs.item = std::max(needs.item, whole_lines(plan.item_scratch));
-    needs.call = std::max(needs.call, whole_lines(plan.call_scratch));
-    needs.threads = std::max(needs.threads, plan.threads);
+    for (const bool parallel : {call.parallel(), false}) {
+      const Plan plan = make_plan(p, isa, call.num_threads, parallel);
+      needs.item = std::max(needs.item, whole_lines(plan.item_scratch));
+      needs.call = std::max(needs.call, whole_lines(plan.call_scratch));
+      needs.threads = std::max(needs.threads, plan.threads);
+    }
   };
   const int64_t row_step = std::max<int64_t>(1, q_len / kSteps);
   const int64_t kv_step = std::max<int64_t>(1, kv_len / 32);
