@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,6 +123,8 @@ def info() -> dict[str, Any]:
     >>> cpuattn.info()["version"] == cpuattn.__version__
     True
     """
+    import platform  # takes longer than all of this package
+
     try:
         isa = _core.isa()
     except RuntimeError as error:
@@ -147,12 +147,12 @@ def info() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    models = [line for line in text.splitlines() if line.startswith("model name")]
-    return models[0].partition(":")[2].strip() if models else platform.processor()
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    import platform
+
+    return platform.processor()
 
 
 def _affinity() -> int | None:
@@ -162,10 +162,16 @@ def _affinity() -> int | None:
 
 
 def _openmp_files() -> list[str]:
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
     names = ("libgomp", "libiomp", "libomp")
+    lines = _lines("/proc/self/maps")
     paths = {line.split()[-1] for line in lines if any(name in line for name in names)}
     return sorted(paths)
+
+
+def _lines(path: str) -> list[str]:
+    """Read a file of the system, empty where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
