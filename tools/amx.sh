@@ -35,7 +35,7 @@ cp -r python/cpuattn "$cache/package/"
 find "$build" -name '_core*.so' -exec cp {} "$cache/package/cpuattn/" \;
 
 echo "== AMX: C++ tests"
-CPUATTN_TEST_SAMPLE=10 ctest --test-dir "$build" --output-on-failure -R amx
+CPUATTN_TEST_SAMPLE=10 ctest --test-dir "$build" -j 2 --output-on-failure -R amx
 echo "== AMX: Python tests"
 export PYTHONPATH=$cache/package:tools
 python -c "import cpuattn

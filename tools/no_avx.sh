@@ -41,7 +41,7 @@ install_venv() {
 
 build_project() {
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCPUATTN_TESTS=ON \
-    -DCPUATTN_PYTHON=ON -DPython_EXECUTABLE="$cache/venv/bin/python" \
+    -DCPUATTN_LIBRARIES=static -DCPUATTN_PYTHON=ON -DPython_EXECUTABLE="$cache/venv/bin/python" \
     -Dnanobind_DIR="$(python -m nanobind --cmake_dir)" \
     -DCMAKE_TEST_LAUNCHER=qemu-x86_64-static
   cmake --build "$build"
@@ -55,7 +55,7 @@ build_project() {
 run_tests() {
   export QEMU_CPU=$1 CPUATTN_TEST_PYTHON=$cache/python PYTHONPATH=$cache/package:tools
   echo "== x86-64, $1: C++ tests"
-  CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" --output-on-failure "${@:3}"
+  CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" -j 2 --output-on-failure "${@:3}"
   echo "== x86-64, $1: Python tests"
   "$cache/python" -c "import cpuattn
 usable = [row['name'] for row in cpuattn.info()['isas'] if row['usable']]

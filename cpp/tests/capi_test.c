@@ -177,7 +177,7 @@ static void test_results(void) {
   for (size_t n = 0; n < sizeof sizes / sizeof sizes[0]; ++n) {
     const int64_t* s = sizes[n];
     case_data c = new_case(s[0], s[1], s[2], s[3], s[4], s[5]);
-    for (int options = 0; options < 64; options += is_sampled() ? 9 : 1) {
+    for (int options = 0; options < 64; options += is_sampled() ? 21 : 1) {
       cpuattn_problem p = problem_of(&c);
       if (options & 1) p.bias = (cpuattn_array){c.bias, c.score_shape, NULL, 3, CPUATTN_FLOAT32};
       if (options & 2) p.mask = (cpuattn_array){c.mask, c.score_shape + 1, NULL, 2, CPUATTN_BOOL};
@@ -319,8 +319,8 @@ static void test_plans(void) {
     long allocated = 0;
     for (int round = 0; round < 2; ++round) { /* the first one starts the threads */
       allocated = 0;
-      for (int64_t q_len = 1; q_len <= 70; q_len += 23) {
-        for (int64_t kv_len = 0; kv_len <= 3000; kv_len += 375) {
+      for (int64_t q_len = 1; q_len <= 70; q_len += is_sampled() ? 46 : 23) {
+        for (int64_t kv_len = 0; kv_len <= 3000; kv_len += is_sampled() ? 1500 : 375) {
           resize(&c, q_len, kv_len);
           const size_t used = (size_t)(8 * q_len * 64) * sizeof(float);
           p.executor = NULL;
