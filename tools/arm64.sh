@@ -17,12 +17,12 @@ debian_packages=(
 python_packages=(numpy ml_dtypes pytest pytest-xdist hypothesis)
 cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp16 and dotprod
 # Emulated, the whole suite takes hours: a sample of the numeric tests. What does not depend on the
-# CPU (error texts, processes, packaging) runs natively only.
+# CPU (error texts, processes, packaging, front ends) runs natively only.
 pytest_arguments=("$@")
 if ((!$#)); then
   pytest_arguments=(--sample=80)
-  for name in errors explain package process reference; do
-    pytest_arguments+=("--ignore=tests/test_$name.py")
+  for name in 'compat_*' errors explain 'integrations_*' keras package process reference torch; do
+    pytest_arguments+=("--ignore-glob=tests/test_$name.py")
   done
 fi
 

@@ -9,12 +9,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Emulated, the whole suite takes hours: a sample of the numeric tests. What does not depend on the
-# CPU (error texts, processes, packaging) runs natively only.
+# CPU (error texts, processes, packaging, front ends) runs natively only.
 pytest_arguments=("$@")
 if ((!$#)); then
   pytest_arguments=(--sample=80)
-  for name in errors explain package process reference; do
-    pytest_arguments+=("--ignore=tests/test_$name.py")
+  for name in 'compat_*' errors explain 'integrations_*' keras package process reference torch; do
+    pytest_arguments+=("--ignore-glob=tests/test_$name.py")
   done
 fi
 mkdir -p "${CPUATTN_NO_AVX_DIR:=build/no_avx}"
