@@ -40,7 +40,9 @@ def float64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", before)
 
 
-def same_parameters(ours: Callable[..., Any], theirs: Callable[..., Any]) -> None:
+def assert_same_parameters(
+    ours: Callable[..., Any], theirs: Callable[..., Any]
+) -> None:
     """Assert equal names, order, kinds and defaults, functions and dtypes aside."""
     rows = [
         [(p.name, p.kind, plain(p.default)) for p in signature.parameters.values()]
@@ -54,7 +56,7 @@ def plain(default: Any) -> Any:
     return getattr(default, "__name__", default)
 
 
-def agree(
+def assert_agree(
     ours: Any, theirs: Any, *inputs: Array, result: int = 0, **options: Any
 ) -> None:
     """Assert that ours is what theirs is, and no further from the oracle.
@@ -163,7 +165,7 @@ def widened(bias: Any) -> Any:
     return bias.astype(np.float64)
 
 
-def alike(mine: Any, theirs: Any) -> None:
+def assert_alike(mine: Any, theirs: Any) -> None:
     """Assert equal dtypes, shapes and nearly equal numbers, NaN included."""
     mine, theirs = np.asarray(mine), np.asarray(theirs)
     assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)

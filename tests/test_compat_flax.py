@@ -24,12 +24,12 @@ st = hypothesis.strategies
 
 from dtypes import BFLOAT16  # noqa: E402
 from jax_support import (  # noqa: E402, F401
-    agree,
-    alike,
+    assert_agree,
+    assert_alike,
+    assert_same_parameters,
     float64,
     force_isa,
     problems,
-    same_parameters,
     settings,
     widened,
 )
@@ -56,7 +56,7 @@ SIGNATURES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_flax_parameters_are_the_same(name: str) -> None:
-    same_parameters(*SIGNATURES[name])
+    assert_same_parameters(*SIGNATURES[name])
 
 
 class Sink:
@@ -117,14 +117,14 @@ def test_linen_random_calls_agree(data: Any) -> None:
         oracle |= {"bias": widened(bias), "mask": mask}
         oracle |= {"layout": "bshd", "fully_masked": "mean"}
         cast = common(*inputs, forced=forced)
-        agree(out, theirs, *cast, **oracle)
-        agree(same, theirs, *cast, **oracle)
+        assert_agree(out, theirs, *cast, **oracle)
+        assert_agree(same, theirs, *cast, **oracle)
         plain = {k: x for k, x in oracle.items() if not k.startswith("dropout")}
         sown = (sink.sown[0][2] for sink in sinks)
-        agree(*sown, *cast, result=1, return_weights="before_dropout", **plain)
+        assert_agree(*sown, *cast, result=1, return_weights="before_dropout", **plain)
         cast = common(query, key, key[..., :0], forced=forced)
         asked = oracle | {"return_weights": "after_dropout"}
-        agree(weights, their_weights, *cast, result=1, **asked)
+        assert_agree(weights, their_weights, *cast, result=1, **asked)
     finally:
         cpuattn._core.set_isa(None)
 
@@ -164,11 +164,13 @@ def test_nnx_random_calls_agree(data: Any) -> None:
         out = our_nnx.dot_product_attention(*inputs, **call, module=sinks[0])
         theirs = nnx.dot_product_attention(*inputs, **call, module=sinks[1])
         cast = common(*inputs, forced=False)
-        agree(out, theirs, *cast, **oracle)
+        assert_agree(out, theirs, *cast, **oracle)
         if not uses_jax:
             plain = {k: x for k, x in oracle.items() if not k.startswith("dropout")}
             sown = (sink.sown[0][2] for sink in sinks)
-            agree(*sown, *cast, result=1, return_weights="before_dropout", **plain)
+            assert_agree(
+                *sown, *cast, result=1, return_weights="before_dropout", **plain
+            )
     finally:
         cpuattn._core.set_isa(None)
 
@@ -228,10 +230,10 @@ PROBLEMS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", EDGES)
 def test_flax_edge_results_agree(name: str, rng: np.random.Generator) -> None:
     inputs = qkv(rng, layout="bshd")
-    alike(*both(*inputs, **EDGES[name]))
+    assert_alike(*both(*inputs, **EDGES[name]))
     if name != "nan_mask_means_attend" and EDGES[name].get("bias") is not None:
         options = EDGES[name]
-        alike(
+        assert_alike(
             our_nnx.dot_product_attention(*inputs, **options),
             nnx.dot_product_attention(*inputs, **options),
         )
@@ -240,8 +242,8 @@ def test_flax_edge_results_agree(name: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_flax_edge_shapes_agree(name: str, rng: np.random.Generator) -> None:
     inputs = qkv(rng, **PROBLEMS[name], layout="bshd")
-    alike(*both(*inputs))
-    alike(
+    assert_alike(*both(*inputs))
+    assert_alike(
         ours.dot_product_attention_weights(*inputs[:2]),
         linen.dot_product_attention_weights(*inputs[:2]),
     )
@@ -250,7 +252,7 @@ def test_flax_edge_shapes_agree(name: str, rng: np.random.Generator) -> None:
 def test_flax_nan_in_a_hidden_key_is_ignored(rng: np.random.Generator) -> None:
     query, key, value = qkv(rng, layout="bshd")
     key[:, 4] = np.nan
-    alike(*both(query, key, value, mask=np.arange(9) != 4))
+    assert_alike(*both(query, key, value, mask=np.arange(9) != 4))
 
 
 def test_flax_nan_in_a_hidden_value_is_ignored_where_flax_spreads_it(
@@ -285,8 +287,8 @@ def test_flax_mask_larger_than_the_scores_enlarges_the_result(
     if drops:
         options |= {"dropout_rate": 0.5, "dropout_rng": jax.random.key(1)}
         options["broadcast_dropout"] = False
-    alike(*both(*inputs, **options))
-    alike(
+    assert_alike(*both(*inputs, **options))
+    assert_alike(
         ours.dot_product_attention_weights(*inputs[:2], **options),
         linen.dot_product_attention_weights(*inputs[:2], **options),
     )
@@ -481,8 +483,8 @@ def test_flax_dtypes_are_promoted_as_in_jax(first: str, other: str) -> None:
 )
 def test_flax_dtype_is_that_of_the_result(dtype: Any, rng: np.random.Generator) -> None:
     inputs = qkv(rng, layout="bshd")
-    alike(*both(*inputs, dtype=dtype))
-    alike(
+    assert_alike(*both(*inputs, dtype=dtype))
+    assert_alike(
         our_nnx.dot_product_attention(*inputs, dtype=dtype),
         nnx.dot_product_attention(*inputs, dtype=dtype),
     )
@@ -506,8 +508,8 @@ def test_flax_float64_agrees_where_jax_has_it(
 ) -> None:
     inputs = [x.astype(np.float64) for x in qkv(rng, layout="bshd")]
     options = {"force_fp32_for_softmax": forced}
-    alike(*both(*inputs, **options))
-    alike(
+    assert_alike(*both(*inputs, **options))
+    assert_alike(
         ours.dot_product_attention_weights(*inputs[:2], **options),
         linen.dot_product_attention_weights(*inputs[:2], **options),
     )
@@ -541,7 +543,7 @@ def test_linen_einsums_of_the_caller_are_used(
     options: dict[str, Any] = {"bias": bias_with(-np.inf, 1), "mask": seen(2)}
     if drops:
         options |= {"dropout_rate": 0.5, "dropout_rng": jax.random.key(4)}
-    alike(
+    assert_alike(
         *both(
             *inputs,
             **options,
@@ -550,7 +552,7 @@ def test_linen_einsums_of_the_caller_are_used(
         )
     )
     assert used[:2] == used[2:]
-    alike(
+    assert_alike(
         ours.dot_product_attention_weights(*inputs[:2], **options, einsum=noted),
         linen.dot_product_attention_weights(*inputs[:2], **options, einsum=noted),
     )
@@ -588,7 +590,7 @@ def test_flax_arrays_of_jax_come_back_in_kind(rng: np.random.Generator) -> None:
             out = module.dot_product_attention(*arguments, **options)
             assert isinstance(out, jax.Array)
             theirs = linen.dot_product_attention(*arguments, **options)
-            alike(out, theirs)
+            assert_alike(out, theirs)
     assert isinstance(ours.dot_product_attention_weights(*inputs[:2]), jax.Array)
 
 
@@ -607,7 +609,7 @@ def test_flax_modules_take_the_function(rng: np.random.Generator) -> None:
         )  # fmt: skip
         results.append((out, state["intermediates"]["attention_weights"][0]))
     for mine, theirs in zip(*results, strict=True):
-        alike(mine, theirs)
+        assert_alike(mine, theirs)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow")
@@ -626,7 +628,7 @@ def test_nnx_modules_take_the_function(rng: np.random.Generator) -> None:
         out = layer(x, deterministic=False, rngs=nnx.Rngs(7), sow_weights=True)
         results.append((out, layer.attention_weights[0]))
     for mine, theirs in zip(*results, strict=True):
-        alike(mine, theirs)
+        assert_alike(mine, theirs)
 
 
 MASKS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
@@ -700,10 +702,10 @@ def test_nnx_works_where_flax_does_not(rng: np.random.Generator) -> None:
     out = our_nnx.dot_product_attention(query, key, value, mask=mask, is_causal=True)
     causal = mask & (np.arange(9) <= np.arange(5)[:, None])
     repeated = (np.repeat(x, 2, -2) for x in (key, value))
-    alike(out, linen.dot_product_attention(query, *repeated, mask=causal))
+    assert_alike(out, linen.dot_product_attention(query, *repeated, mask=causal))
     one_value_head = our_nnx.dot_product_attention(query, key, value[..., :1, :])
     wide = np.repeat(value[..., :1, :], 4, -2)
-    alike(
+    assert_alike(
         one_value_head, linen.dot_product_attention(query, np.repeat(key, 2, -2), wide)
     )
 

@@ -16,7 +16,8 @@ jax = pytest.importorskip("jax", reason="jax is not installed")
 linen = pytest.importorskip("flax.linen", reason="flax is not installed")
 nnx = pytest.importorskip("flax.nnx", reason="flax is not installed")
 
-from jax_support import alike  # noqa: E402
+from jax_support import assert_alike  # noqa: E402
+
 
 KEYS: dict[str, Any] = {
     "typed": jax.random.key(17),
@@ -65,7 +66,9 @@ def test_flax_dropout_int_is_the_seed_of_a_key(
     inputs = qkv(rng, layout="bshd")
     mine = ours.dot_product_attention(*inputs, dropout_rng=seed, dropout_rate=0.5)
     key = jax.random.PRNGKey(int(seed))
-    alike(mine, linen.dot_product_attention(*inputs, dropout_rng=key, dropout_rate=0.5))
+    assert_alike(
+        mine, linen.dot_product_attention(*inputs, dropout_rng=key, dropout_rate=0.5)
+    )
 
 
 def test_flax_dropout_generator_gives_its_next_64_bits(
@@ -129,15 +132,15 @@ def test_flax_dropout_rates_agree(
     mask[2] = False
     options = {"dropout_rng": jax.random.key(8), "dropout_rate": rate}
     options |= {"broadcast_dropout": shared, "mask": mask}
-    alike(
+    assert_alike(
         ours.dot_product_attention(*inputs, **options),
         linen.dot_product_attention(*inputs, **options),
     )
-    alike(
+    assert_alike(
         ours.dot_product_attention_weights(*inputs[:2], **options),
         linen.dot_product_attention_weights(*inputs[:2], **options),
     )
-    alike(
+    assert_alike(
         our_nnx.dot_product_attention(*inputs, **options),
         nnx.dot_product_attention(*inputs, **options),
     )
@@ -147,7 +150,7 @@ def test_flax_dropout_rate_1_without_keys_is_0() -> None:
     x = np.ones((2, 3, 1, 4), np.float32)
     inputs = (x, x[:, :0], x[:, :0])
     options = {"dropout_rng": jax.random.key(8), "dropout_rate": 1.0}
-    alike(
+    assert_alike(
         ours.dot_product_attention(*inputs, **options),
         linen.dot_product_attention(*inputs, **options),
     )

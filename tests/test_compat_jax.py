@@ -21,11 +21,11 @@ st = hypothesis.strategies
 
 from dtypes import BFLOAT16  # noqa: E402
 from jax_support import (  # noqa: E402, F401
-    agree,
+    assert_agree,
+    assert_same_parameters,
     float64,
     force_isa,
     problems,
-    same_parameters,
     settings,
     widened,
 )
@@ -110,7 +110,7 @@ def test_jax_random_calls_agree(data: Any) -> None:
         if lengths is not None:
             lengths = np.clip(lengths, 0, query.shape[-3]).reshape(query.shape[:-3])
             oracle["q_lengths"] = lengths
-        agree(out, theirs, *inputs, fully_masked="mean", **oracle)
+        assert_agree(out, theirs, *inputs, fully_masked="mean", **oracle)
     finally:
         cpuattn._core.set_isa(None)
     np.testing.assert_array_equal(alone, out)
@@ -127,7 +127,7 @@ def test_jax_random_calls_agree(data: Any) -> None:
 
 
 def test_jax_parameters_are_the_same() -> None:
-    same_parameters(ours.dot_product_attention, jax.nn.dot_product_attention)
+    assert_same_parameters(ours.dot_product_attention, jax.nn.dot_product_attention)
 
 
 def both(*inputs: Any, **options: Any) -> tuple[Any, Any]:

@@ -2,16 +2,17 @@
 // The C interface of cpuattn/cpuattn.h: a struct of the caller's becomes Arguments, checked by the
 // same code and with the same texts as a call from Python.
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "core/attention.h"
 #include "core/dispatch.h"
 #include "core/error.h"
 #include "core/problem.h"
 #include "core/schedule.h"
-#include "core/thread_count.h"
 #include "cpuattn/cpuattn.h"
 
 // Memory for calls like one that a plan was made for: this header, then what `slots` points into.
@@ -183,8 +184,11 @@ struct Extent {
 };
 
 bool check_overlaps(const Arguments& args, Error& error) {
-  const Array* inputs[] = {&args.query, &args.key,  &args.value,
-                           &args.mask,  &args.bias, &args.dropout_mask};
+  const Array* inputs[] = {&args.query,         &args.key,           &args.value,
+                           &args.mask,          &args.bias,          &args.dropout_mask,
+                           &args.alibi_slopes,  &args.sinks,         &args.q_lengths,
+                           &args.kv_lengths,    &args.q_segment_ids, &args.kv_segment_ids,
+                           &args.causal_offsets};
   const Array* outputs[] = {&args.out, &args.lse, &args.weights};
   for (const Array* out : outputs) {
     const Extent written(*out);
@@ -290,19 +294,18 @@ struct Call {
   }
 };
 
+int64_t whole_lines(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
 // What a plan holds, for every problem that is not larger.
 struct Needs {
   int64_t item = 0, call = 0;
   int threads = 1;
 
-  int64_t flags() const { return (threads + kAlignment - 1) / kAlignment * kAlignment; }
+  int64_t flags() const { return whole_lines(threads); }
   int64_t bytes() const {
-    constexpr int64_t kHeader = (sizeof(cpuattn_plan) + kAlignment - 1) / kAlignment * kAlignment;
-    return kAlignment + kHeader + flags() + threads * item + call;
+    return kAlignment + whole_lines(sizeof(cpuattn_plan)) + flags() + threads * item + call;
   }
 };
-
-int64_t whole_lines(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Scratch depends on how many tiles of rows an item has and in how many chunks its keys are cut;
 // neither is monotonous in the sizes, so the sizes at which they change are all asked for.
