@@ -18,7 +18,6 @@ nnx = pytest.importorskip("flax.nnx", reason="flax is not installed")
 
 from jax_support import assert_alike  # noqa: E402
 
-
 KEYS: dict[str, Any] = {
     "typed": jax.random.key(17),
     "raw": jax.random.PRNGKey(2**32 - 1),
