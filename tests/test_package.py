@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is installed: public names, docstrings, stub, types, command line."""
+"""What is installed: public names, docstrings, stub, types."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import ast
 import doctest
 import importlib.metadata
 import inspect
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import cpuattn
 from cpuattn import _core
-from support import run_module, run_python
+from support import run_python
 
 PACKAGE = Path(cpuattn.__file__).parent
 PUBLIC = {
@@ -198,44 +196,3 @@ def test_package_keeps_private_names_private() -> None:
     public = {name for name in done.stdout.split() if not name.startswith("__")}
     assert public == {*cpuattn.__all__} - {"__version__"}
     assert "reference" in files
-
-
-def test_package_command_info_prints_what_a_report_needs() -> None:
-    done = run_module(["-m", "cpuattn", "info"])
-    assert done.returncode == 0, done.stderr
-    for word in (cpuattn.__version__, "isa", "threads", *cpuattn.available_isas()):
-        assert word in done.stdout
-
-
-def test_package_command_info_prints_json() -> None:
-    done = run_module(["-m", "cpuattn", "info", "--json"])
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    assert report["version"] == cpuattn.__version__
-    assert report["isas"] == cpuattn.info()["isas"]
-
-
-def test_package_command_selftest_succeeds_on_every_isa() -> None:
-    done = run_module(["-m", "cpuattn", "selftest"], timeout=180)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(name in done.stdout for name in cpuattn.available_isas())
-
-
-def test_package_command_bench_times_its_cases() -> None:
-    done = run_module(["-m", "cpuattn", "bench", "--seconds", "0.01"], timeout=180)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 1
-
-
-@pytest.mark.parametrize("words", [["no-such-command"], ["info", "--no-such-option"]])
-def test_package_command_line_errors_exit_with_2(words: list[str]) -> None:
-    done = run_module(["-m", "cpuattn", *words])
-    assert done.returncode == 2
-    assert "usage" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_package_command_with_a_bad_isa_says_so() -> None:
-    done = run_module(["-m", "cpuattn", "info"], CPUATTN_ISA="bogus")
-    assert done.returncode == 0, done.stderr
-    assert "CPUATTN_ISA: must be one of" in done.stdout

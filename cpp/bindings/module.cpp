@@ -15,6 +15,7 @@
 #include "bindings/docs.h"
 #include "bindings/numpy_view.h"
 #include "core/attention.h"
+#include "core/cgroup.h"
 #include "core/cpu_features.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -377,6 +378,13 @@ NB_MODULE(_core, m) {
   m.def(
       "num_threads_source", [] { return std::string(thread_count_source(0)); },
       "Where num_threads comes from.");
+  m.def(
+      "cgroup_cpus",
+      []() -> std::optional<double> {
+        const double quota = cgroup_cpus();
+        return quota > 0 ? std::optional(quota) : std::nullopt;
+      },
+      "CPUs that the control group's quota allows; None without one.");
   m.def("can_run_parallel", can_run_parallel, "False where every call is serial.");
   m.def("thread_backend", [] { return std::string(thread_backend()); }, "pool, openmp or none.");
   m.def(

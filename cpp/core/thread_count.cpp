@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
+#include <cmath>
 #include <cstdlib>
 #include <thread>
+
+#include "core/cgroup.h"
 
 #if defined(__linux__)
 #include <sched.h>
@@ -29,29 +31,6 @@ int affinity_cpus() {
   return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-// CPUs that the cgroup's bandwidth quota allows, rounded up; 0 when unlimited or unknown.
-int cgroup_cpus() {
-  double quota = 0.0;
-  double period = 0.0;
-  if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {  // cgroup v2
-    if (std::fscanf(file, "%lf %lf", &quota, &period) != 2) quota = 0.0;
-    std::fclose(file);
-  } else {  // cgroup v1
-    const auto read = [](const char* path) {
-      double value = 0.0;
-      if (std::FILE* f = std::fopen(path, "r")) {
-        if (std::fscanf(f, "%lf", &value) != 1) value = 0.0;
-        std::fclose(f);
-      }
-      return value;
-    };
-    quota = read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    period = read("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  }
-  if (quota <= 0.0 || period <= 0.0) return 0;
-  return std::max(1, static_cast<int>(quota / period + 0.999));
-}
-
 struct Choice {
   int threads;
   const char* source;
@@ -69,9 +48,9 @@ Choice choose(int requested) {
     return Choice{threads, "OMP_NUM_THREADS"};
   }();
   if (environment.threads > 0) return environment;
-  static const int quota = cgroup_cpus();
+  static const double quota = cgroup_cpus();
   const int cpus = affinity_cpus();
-  if (quota > 0 && quota < cpus) return {quota, "cgroup quota"};
+  if (quota > 0 && quota < cpus) return {static_cast<int>(std::ceil(quota)), "cgroup quota"};
   return {cpus, "cpu affinity"};
 }
 

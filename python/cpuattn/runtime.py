@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -108,14 +110,17 @@ def _checked(num_threads: int) -> int:
 
 
 def info() -> dict[str, Any]:
-    """Report version, CPU, instruction sets, threads and loaded OpenMP runtimes.
+    """Report version, CPU, instruction sets, threads and loaded thread runtimes.
 
     Returns
     -------
     dict
-        Keys: version, python, numpy, platform, cpu, features, isa (active, or the
-        error text of a wrong CPUATTN_ISA), isas (name, compiled, usable, reason),
-        threads, threads_from, thread_backend, affinity, openmp (files mapped).
+        Ready for JSON. Keys: version, python, numpy, platform, cpu, features, isa
+        (the active one, or the error text of a wrong CPUATTN_ISA), isas (name,
+        compiled, usable, reason), threads, threads_from, thread_backend, cpus (of the
+        machine), affinity (CPUs that this process may use), cgroup_cpus (its quota,
+        None without one), thread_runtimes (kind: files mapped into this process;
+        empty where the system does not tell), warnings.
 
     Examples
     --------
@@ -129,43 +134,81 @@ def info() -> dict[str, Any]:
         isa = _core.isa()
     except RuntimeError as error:
         isa = str(error)
-    return {
+    report = {
         "version": _core.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": f"{sys.platform} {platform.machine()}",
-        "cpu": _cpu_model(),
+        "cpu": _cpu_model() or platform.processor() or platform.machine(),
         "features": _core.features(),
         "isa": isa,
         "isas": _core.isa_table(),
         "threads": _threads.get() or _core.num_threads(),
         "threads_from": "threads()" if _threads.get() else _core.num_threads_source(),
-        "affinity": _affinity(),
         "thread_backend": _core.thread_backend(),
-        "openmp": _openmp_files(),
+        "cpus": os.cpu_count(),
+        "affinity": _affinity(),
+        "cgroup_cpus": _core.cgroup_cpus(),
+        "thread_runtimes": _thread_runtimes(),
     }
+    return report | {"warnings": list(_warnings(report))}
+
+
+def _warnings(report: dict[str, Any]) -> Iterator[str]:
+    """Name what is set up in a way that costs speed, or does not do what it says."""
+    if report["isa"].startswith("CPUATTN_ISA:"):
+        yield report["isa"]
+    for name in ("CPUATTN_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "")
+        if text and not re.match(r"\s*\+?0*[1-9]", text):
+            yield f"{name}: must be a positive integer, is ignored; got {text}"
+    openmp = report["thread_runtimes"].get("OpenMP", [])
+    if len(openmp) > 1:
+        yield (
+            f"{len(openmp)} OpenMP runtimes are loaded, each with threads of its own; "
+            f"cpuattn's are of kind {report['thread_backend']}"
+        )
+    quota = report["cgroup_cpus"] or report["affinity"]
+    allowed = min(report["affinity"], math.ceil(quota))
+    if report["threads"] > allowed:
+        yield (
+            f"{report['threads']} threads, from {report['threads_from']}, share "
+            f"{allowed} CPU{'s' * (allowed > 1)}"
+        )
 
 
 def _cpu_model() -> str:
+    """Return what Linux calls the CPU; arm64 names its designer and part by number."""
+    facts: dict[str, str] = {}
     for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    import platform
+        name, _, fact = line.partition(":")
+        facts.setdefault(name.strip(), fact.strip())
+    names = ("CPU implementer", "CPU part")
+    numbers = ", ".join(f"{name} {facts[name]}" for name in names if name in facts)
+    return facts.get("model name") or numbers
 
-    return platform.processor()
 
-
-def _affinity() -> int | None:
+def _affinity() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    return os.cpu_count() or 1
 
 
-def _openmp_files() -> list[str]:
-    names = ("libgomp", "libiomp", "libomp")
-    lines = _lines("/proc/self/maps")
-    paths = {line.split()[-1] for line in lines if any(name in line for name in names)}
-    return sorted(paths)
+# Libraries with threads of their own that wait for work by spinning.
+_RUNTIMES = {
+    "OpenMP": r"lib(gomp|i?omp5?)\b",
+    "TBB": r"libtbb\b",
+    "OpenBLAS": r"lib(scipy_)?openblas",
+}
+
+
+def _thread_runtimes() -> dict[str, list[str]]:
+    files = {line.split()[-1] for line in _lines("/proc/self/maps") if "/" in line}
+    found = {
+        kind: sorted(file for file in files if re.search(name, os.path.basename(file)))
+        for kind, name in _RUNTIMES.items()
+    }
+    return {kind: paths for kind, paths in found.items() if paths}
 
 
 def _lines(path: str) -> list[str]:
