@@ -16,9 +16,12 @@ namespace {
 
 std::atomic<int> default_threads{0};
 
+constexpr long kMostThreads = 4096;
+
 int positive_environment(const char* name) {
   const char* text = std::getenv(name);
-  return text != nullptr ? std::max(0, std::atoi(text)) : 0;
+  if (text == nullptr) return 0;
+  return static_cast<int>(std::clamp(std::strtol(text, nullptr, 10), 0L, kMostThreads));
 }
 
 int affinity_cpus() {
@@ -49,7 +52,7 @@ int cgroup_cpus() {
     period = read("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
   }
   if (quota <= 0.0 || period <= 0.0) return 0;
-  return std::max(1, static_cast<int>(quota / period + 0.999));
+  return static_cast<int>(std::clamp(quota / period + 0.999, 1.0, double{kMostThreads}));
 }
 
 struct Choice {
