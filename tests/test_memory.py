@@ -234,7 +234,7 @@ def test_memory_scratch_of_wide_heads_is_at_most_1_mb(
 
 
 def test_memory_that_cannot_be_had_is_a_memory_error() -> None:
-    row = np.broadcast_to(np.float32(0), (1, 1, 1, 2**40))
+    row = np.broadcast_to(np.float32(0), (1, 1, 1, 2**32))
     value = np.zeros((1, 1, 1, 3), np.float32)
     with pytest.raises(MemoryError, match="out of memory for scratch"):
         cpuattn.attention(row, row, value)

@@ -210,8 +210,12 @@ bool Tensor::view(PyObject* object, const char* name, std::forward_list<std::str
   array.dtype = dtype_of(tensor.dtype);
   array.writeable = held.writeable;
   strides_.resize(static_cast<size_t>(array.ndim) + 1);
-  const bool empty = set_c_strides(array, strides_.data()) == 0;
+  set_c_strides(array, strides_.data());
+  const bool empty =
+      std::find(array.shape, array.shape + array.ndim, 0) != array.shape + array.ndim;
   for (int i = 0; i < array.ndim && tensor.strides != nullptr; ++i) {
+    // Where there is no second element, the stride may be any number.
+    if (empty || array.shape[i] < 2) continue;
     strides_[static_cast<size_t>(i)] = tensor.strides[i] * item_size(array.dtype);
   }
   if (tensor.data == nullptr && !empty) {

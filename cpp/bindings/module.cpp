@@ -7,6 +7,8 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <optional>
 #include <string>
 
@@ -14,6 +16,7 @@
 #include "bindings/dlpack.h"
 #include "bindings/docs.h"
 #include "bindings/numpy_view.h"
+#include "bindings/signals.h"
 #include "core/attention.h"
 #include "core/cgroup.h"
 #include "core/cpu_features.h"
@@ -29,6 +32,8 @@ namespace {
 
 // Calls with less work than this keep the GIL: giving it up and back costs about as much.
 constexpr double kReleaseMicroseconds = 10.0;
+// Calls with less work than this end soon enough, on any ISA, for signals to wait for them.
+constexpr double kWatchMicroseconds = 1000.0;
 
 // The context variable of `threads()`, once it has been used.
 PyObject* threads_variable = nullptr;
@@ -111,6 +116,19 @@ struct Tail {
   int64_t sizes[3];
 };
 
+bool too_large(const Array& array) {
+  PyObject* shape = PyTuple_New(array.ndim);
+  for (int i = 0; i < array.ndim && shape != nullptr; ++i) {
+    PyObject* size = PyLong_FromLongLong(array.shape[i]);
+    if (size == nullptr || PyTuple_SetItem(shape, i, size) != 0) Py_CLEAR(shape);
+  }
+  if (shape == nullptr) return false;
+  PyErr_Format(PyExc_ValueError, "%s: must span less than 2**63 bytes of memory; got shape %R",
+               array.name, shape);
+  Py_DECREF(shape);
+  return false;
+}
+
 // Makes a C-contiguous result of shape (batch..., tail...) and of array.dtype, and describes it.
 bool new_result(const AttentionProblem& p, Home home, const Tail& tail, Result& result,
                 Array& array) {
@@ -123,6 +141,7 @@ bool new_result(const AttentionProblem& p, Home home, const Tail& tail, Result& 
   array.dtype_name = dtype_name(array.dtype);
   array.writeable = true;
   const int64_t bytes = set_c_strides(array, result.strides);
+  if (bytes < 0) return too_large(array);
   if (home == Home::kNone) return true;
   result.is_tensor = home == Home::kTensor;
   result.object = result.is_tensor ? new_tensor(array, bytes) : new_ndarray(array);
@@ -205,7 +224,35 @@ bool run_released(const AttentionProblem& problem, const Plan& plan, Error& erro
   return ok;
 }
 
-PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
+// The same on the main thread, where signals end the call by what their handlers raise.
+bool run_watched(const AttentionProblem& problem, const Plan& plan, Error& error,
+                 SignalWatch& watch) {
+  Execution how;
+  how.cancelled = SignalWatch::ask;
+  how.cancelled_context = &watch;
+  watch.release();
+  const bool ok = run_attention(problem, plan, error, how);
+  watch.restore();
+  return ok;
+}
+
+// False with a Python error set.
+bool run(const AttentionProblem& problem, const Plan& plan, CallArguments& call, Results& results) {
+  Error error;
+  if (plan.microseconds < kReleaseMicroseconds) {
+    if (run_attention(problem, plan, error)) return true;
+  } else if (plan.microseconds < kWatchMicroseconds || !on_main_thread()) {
+    if (run_released(problem, plan, error, call, results)) return true;
+  } else {
+    SignalWatch watch;
+    if (run_watched(problem, plan, error, watch)) return true;
+    if (watch.raised()) return false;
+  }
+  raise(error);
+  return false;
+}
+
+PyObject* attention(PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   CallArguments call;
   if (!call.sort("attention", args, positional, names) || !call.read()) return nullptr;
   Results results;
@@ -214,11 +261,7 @@ PyObject* attention(PyObject*, PyObject* const* args, Py_ssize_t positional, PyO
   PyObject* query = call.object[kQuery];
   const Home home = is_ndarray(query) ? Home::kNumpy : Home::kTensor;
   if (!prepare(call, home, results, problem, plan)) return nullptr;
-  Error error;
-  const bool ok = plan.microseconds < kReleaseMicroseconds
-                      ? run_attention(problem, plan, error)
-                      : run_released(problem, plan, error, call, results);
-  if (!ok) return raise(error);
+  if (!run(problem, plan, call, results)) return nullptr;
   return results.convert(query) ? results.release() : nullptr;
 }
 
@@ -292,7 +335,7 @@ nb::dict explanation(const AttentionProblem& p, const Plan& plan, int requested)
   return d;
 }
 
-PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
+PyObject* explain(PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   CallArguments call;
   if (!call.sort("explain", args, positional, names) || !call.read()) return nullptr;
   Results results;
@@ -347,14 +390,29 @@ std::string isa_name() {
   return isa->name;
 }
 
-template <class Function>
-PyCFunction as_c_function(Function function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+// What the interpreter, which is C, calls: no C++ exception leaves it.
+template <PyObject* (*kFunction)(PyObject* const*, Py_ssize_t, PyObject*)>
+PyObject* called(PyObject*, PyObject* const* args, Py_ssize_t positional, PyObject* names) {
+  try {
+    return kFunction(args, positional, names);
+  } catch (nb::python_error& error) {
+    error.restore();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+template <PyObject* (*kFunction)(PyObject* const*, Py_ssize_t, PyObject*)>
+PyCFunction as_c_function() {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(called<kFunction>));
 }
 
 PyMethodDef vectorcall_methods[] = {
-    {"attention", as_c_function(attention), METH_FASTCALL | METH_KEYWORDS, kAttentionDoc},
-    {"explain", as_c_function(explain), METH_FASTCALL | METH_KEYWORDS, kExplainDoc},
+    {"attention", as_c_function<attention>(), METH_FASTCALL | METH_KEYWORDS, kAttentionDoc},
+    {"explain", as_c_function<explain>(), METH_FASTCALL | METH_KEYWORDS, kExplainDoc},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -163,7 +163,7 @@ int64_t set_c_strides(Array& array, int64_t* strides) {
     empty |= array.shape[i] == 0;
     overflow |= __builtin_mul_overflow(step, std::max<int64_t>(array.shape[i], 1), &step);
   }
-  return empty ? 0 : overflow ? -1 : step;
+  return overflow ? -1 : empty ? 0 : step;
 }
 
 PyObject* new_ndarray(Array& array) {

@@ -30,7 +30,7 @@ bool view_ndarray(PyObject* object, const char* name, std::forward_list<std::str
                   Array& array);
 
 // Gives an array of known shape and dtype C-contiguous strides, kept in `strides`. Returns its size
-// in bytes, -1 if that is beyond 64 bits.
+// in bytes, -1 if that is beyond 64 bits or would be but for an axis of size 0.
 int64_t set_c_strides(Array& array, int64_t* strides);
 
 // A new C-contiguous ndarray of array's shape and float dtype, whose data array.data becomes;

@@ -2,6 +2,7 @@
 // The C interface of cpuattn/cpuattn.h: a struct of the caller's becomes Arguments, checked by the
 // same code and with the same texts as a call from Python.
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,7 @@ struct cpuattn_plan {
   cpuattn::ScratchSlots slots;
   const cpuattn::Isa* isa;
   void* heap;  // what cpuattn_plan_destroy gives back, if it was not the caller's
+  std::atomic<bool> runs;
 };
 
 namespace cpuattn {
@@ -44,6 +46,8 @@ cpuattn_status report(const Error& error) {
       return CPUATTN_ERROR_MEMORY;
     case Kind::kNotImplemented:
       return CPUATTN_ERROR_UNSUPPORTED;
+    case Kind::kCancelled:
+      return CPUATTN_ERROR_CANCELLED;
     default:
       return CPUATTN_ERROR_VALUE;
   }
@@ -115,7 +119,7 @@ class ArrayReader {
   static constexpr int64_t kOne = 1;
 
   bool too_large(const Array& array) {
-    return fail(error_, Kind::kValue, "%s: must span less than 2**63 bytes", array.name);
+    return fail(error_, Kind::kValue, "%s: must span less than 2**63 bytes of memory", array.name);
   }
 
   const int64_t* dense_strides(const Array& array) {
@@ -142,18 +146,20 @@ class ArrayReader {
       }
       empty = empty || array.shape[i] == 0;
     }
-    int64_t extent = item_size(array.dtype);
-    int64_t elements = 1;
-    for (int i = 0; i < array.ndim && !empty; ++i) {
-      int64_t product = 0;
-      if (!add_product(elements, array.shape[i], product) ||
-          !add_product(array.strides[i], array.shape[i] - 1, extent)) {
-        return too_large(array);
-      }
-      elements = product;
-    }
-    if (!empty && array.data == nothing_) {
+    if (empty) return true;
+    if (array.data == nothing_) {
       return fail(error_, Kind::kValue, "%s: data must be given; got NULL", array.name);
+    }
+    int64_t before = 0;  // bytes on both sides of data
+    int64_t after = item_size(array.dtype);
+    for (int i = 0; i < array.ndim; ++i) {
+      int64_t& side = array.strides[i] < 0 ? before : after;
+      if (!add_product(array.strides[i], array.shape[i] - 1, side)) return too_large(array);
+    }
+    const auto address = reinterpret_cast<uintptr_t>(array.data);
+    if (static_cast<uintptr_t>(before) > address ||
+        static_cast<uintptr_t>(after) > UINTPTR_MAX - address || after > INT64_MAX - before) {
+      return too_large(array);
     }
     return true;
   }
@@ -271,6 +277,8 @@ struct Call {
   AttentionProblem problem;
   int num_threads = 0;
   const cpuattn_executor* executor = nullptr;
+  int32_t (*cancelled)(void* context) = nullptr;
+  void* cancelled_context = nullptr;
 
   bool read(const cpuattn_problem* given, Error& error) {
     cpuattn_problem in;
@@ -283,14 +291,29 @@ struct Call {
     }
     num_threads = in.num_threads;
     executor = in.executor;
+    cancelled = in.cancelled;
+    cancelled_context = in.cancelled_context;
     return true;
   }
 
   bool parallel() const { return executor != nullptr || can_run_parallel(); }
 
-  Execution execution(const ScratchSlots* slots) const {
-    if (executor == nullptr) return {nullptr, nullptr, slots};
-    return {executor->run, executor->pool, slots};
+  // Reads this struct while the call runs.
+  Execution execution(const ScratchSlots* slots) {
+    Execution how;
+    how.slots = slots;
+    if (executor != nullptr) {
+      how.run = executor->run;
+      how.pool = executor->pool;
+    }
+    if (cancelled != nullptr) {
+      how.cancelled = [](void* call) {
+        const Call& asked = *static_cast<Call*>(call);
+        return asked.cancelled(asked.cancelled_context) != 0;
+      };
+      how.cancelled_context = this;
+    }
+    return how;
   }
 };
 
@@ -354,6 +377,20 @@ cpuattn_plan* place(void* memory, const Needs& needs, const Isa& isa) {
   plan->slots.call_bytes = needs.call;
   return plan;
 }
+
+// Holds a plan while it runs.
+struct OneRun {
+  explicit OneRun(cpuattn_plan& plan)
+      : runs(plan.runs), alone(!runs.exchange(true, std::memory_order_acquire)) {}
+  ~OneRun() {
+    if (alone) runs.store(false, std::memory_order_release);
+  }
+  OneRun(const OneRun&) = delete;
+  OneRun& operator=(const OneRun&) = delete;
+
+  std::atomic<bool>& runs;
+  const bool alone;
+};
 
 bool measure(const cpuattn_problem* largest, Needs& needs, const Isa*& isa, Error& error) {
   Call call;
@@ -430,6 +467,11 @@ cpuattn_status cpuattn_plan_run(cpuattn_plan* plan, const cpuattn_problem* probl
     return report(error);
   }
   if (!call.read(problem, error)) return report(error);
+  const OneRun run(*plan);
+  if (!run.alone) {
+    fail(error, Kind::kValue, "plan: must run once at a time; got a second run during the first");
+    return report(error);
+  }
   const ScratchSlots& slots = plan->slots;
   Plan schedule = make_plan(call.problem, *plan->isa, slots.count, call.parallel());
   if (schedule.item_scratch > slots.bytes) {

@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "core/problem.h"
 #include "core/schedule.h"
+#include "core/stop.h"
 
 namespace cpuattn {
 
@@ -29,9 +30,14 @@ struct Execution {
   void (*run)(void* pool, int64_t count, Task task, void* context) = nullptr;
   void* pool = nullptr;
   const ScratchSlots* slots = nullptr;
+  // Asked for every item and key block by the thread that computes it, and now and then by a caller
+  // that waits for others; the call ends early once it is true. nullptr: not to be stopped.
+  Stop::Question cancelled = nullptr;
+  void* cancelled_context = nullptr;
 };
 
-// Computes `problem` as `plan` says. Fails only when scratch memory cannot be had.
+// Computes `problem` as `plan` says. Fails when scratch memory cannot be had, when the call is
+// cancelled, or when `run` leaves tasks out; what the outputs hold is then not specified.
 bool run_attention(const AttentionProblem& problem, const Plan& plan, Error& error,
                    const Execution& execution = {});
 

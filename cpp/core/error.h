@@ -5,7 +5,7 @@
 namespace cpuattn {
 
 struct Error {
-  enum class Kind { kNone, kType, kValue, kRuntime, kMemory, kNotImplemented };
+  enum class Kind { kNone, kType, kValue, kRuntime, kMemory, kNotImplemented, kCancelled };
 
   Kind kind = Kind::kNone;
   char text[512] = "";

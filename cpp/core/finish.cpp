@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "core/finish.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -13,9 +14,28 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kLn2 = 0.6931471805599453;
 
-void fill(const RowPlane& plane, const WorkItem& item, int64_t row, int64_t count, double x) {
-  char* out = plane_row(plane, item, row);
-  for (int64_t i = 0; i < count; ++i) store_element(out + i * plane.col_step, plane.dtype, x);
+// Calls body(key) for every key, or until the call is cancelled.
+template <class Body>
+void for_keys(const WorkItem& item, Body body) {
+  constexpr int64_t kKeys = 1 << 16;  // between two questions
+  for (int64_t begin = 0; begin < item.kv_len && !is_cancelled(item); begin += kKeys) {
+    const int64_t end = std::min(begin + kKeys, item.kv_len);
+    for (int64_t key = begin; key < end; ++key) body(key);
+  }
+}
+
+void fill_out(const WorkItem& item, int64_t row, double x) {
+  char* out = plane_row(item.out, item, row);
+  for (int64_t c = 0; c < item.head_dim_v; ++c) {
+    store_element(out + c * item.out.col_step, item.out.dtype, x);
+  }
+}
+
+void fill_weights(const WorkItem& item, int64_t row, double x) {
+  char* weights = plane_row(item.weights, item, row);
+  for_keys(item, [&](int64_t key) {
+    store_element(weights + key * item.weights.col_step, item.weights.dtype, x);
+  });
 }
 
 // Whether the row sees the key, its bias aside.
@@ -40,7 +60,7 @@ bool stands_in(const WorkItem& item, int64_t row, int64_t key) {
 
 int64_t count_stand_ins(const WorkItem& item, int64_t row) {
   int64_t count = 0;
-  for (int64_t key = 0; key < item.kv_len; ++key) count += stands_in(item, row, key) ? 1 : 0;
+  for_keys(item, [&](int64_t key) { count += stands_in(item, row, key) ? 1 : 0; });
   return count;
 }
 
@@ -51,10 +71,10 @@ void mean_of_values(const WorkItem& item, int64_t row, Real* mean) {
   const auto count = static_cast<double>(count_stand_ins(item, row));
   for (int64_t c = 0; c < item.head_dim_v; ++c) {
     double sum = 0.0;
-    for (int64_t key = 0; key < item.kv_len; ++key) {
+    for_keys(item, [&](int64_t key) {
       const char* p = value.data + key * value.row_step + c * value.col_step;
       if (stands_in(item, row, key)) sum += load_element<double>(p, value.dtype);
-    }
+    });
     mean[c] = static_cast<Real>(item.kv_len > 0 ? sum / count : 0.0);
   }
 }
@@ -70,17 +90,17 @@ void fill_masked_row(const AttentionProblem& p, const WorkItem& item, int64_t ro
       store_element(out + c * item.out.col_step, item.out.dtype, mean[c]);
     }
   } else {
-    fill(item.out, item, row, item.head_dim_v, kNan);
+    fill_out(item, row, kNan);
   }
   if (item.weights.data == nullptr) return;
   const int64_t count = is_mean ? count_stand_ins(item, row) : 0;
-  fill(item.weights, item, row, item.kv_len, count > 0 ? 1.0 / static_cast<double>(count) : kNan);
+  fill_weights(item, row, count > 0 ? 1.0 / static_cast<double>(count) : kNan);
   if (count == 0 || count == item.kv_len) return;
   char* weights = plane_row(item.weights, item, row);
-  for (int64_t key = 0; key < item.kv_len; ++key) {
-    if (stands_in(item, row, key)) continue;
+  for_keys(item, [&](int64_t key) {
+    if (stands_in(item, row, key)) return;
     store_element(weights + key * item.weights.col_step, item.weights.dtype, 0.0);
-  }
+  });
 }
 
 double natural_lse(double row_max, double row_sum) {
@@ -92,7 +112,7 @@ double natural_lse(double row_max, double row_sum) {
 void clear_weights(const AttentionProblem& p, const WorkItem& item) {
   if (!p.weights) return;
   for (int64_t row = item.row_begin; row < item.row_end; ++row) {
-    fill(item.weights, item, row, item.kv_len, 0.0);
+    fill_weights(item, row, 0.0);
   }
 }
 

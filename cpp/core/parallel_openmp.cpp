@@ -2,6 +2,8 @@
 // parallel_run on OpenMP, or serial when the compiler has none.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "core/parallel.h"
 
@@ -32,15 +34,34 @@ bool can_run_parallel() {
 }
 const char* thread_backend() { return "openmp"; }
 
-void parallel_run(int64_t count, int threads, Task task, void* context) {
+// The region ends at a barrier, where nobody asks `stop`: the caller waits before it. A region that
+// it forks in does not end in the child.
+bool parallel_run(int64_t count, int threads, Task task, void* context, Stop& stop) {
   const int team = can_run_parallel() ? static_cast<int>(std::min<int64_t>(threads, count)) : 1;
   std::atomic<int64_t> next{0};
+  std::atomic<int> computing{0};
   const auto claim = [&] {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(context, i);
+    for (int64_t i;
+         !stop.requested() && (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      task(context, i);
+    }
   };
-  if (team <= 1) return claim();
+  if (team <= 1) {
+    claim();
+    return true;
+  }
 #pragma omp parallel num_threads(team)
-  claim();
+  {
+    computing.fetch_add(1, std::memory_order_relaxed);
+    claim();
+    computing.fetch_sub(1, std::memory_order_release);
+    while (stop.may_ask() && omp_get_thread_num() == 0 &&
+           computing.load(std::memory_order_acquire) > 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      stop.ask();
+    }
+  }
+  return true;
 }
 
 #else
@@ -48,8 +69,9 @@ void parallel_run(int64_t count, int threads, Task task, void* context) {
 bool can_run_parallel() { return false; }
 const char* thread_backend() { return "none"; }
 
-void parallel_run(int64_t count, int, Task task, void* context) {
-  for (int64_t i = 0; i < count; ++i) task(context, i);
+bool parallel_run(int64_t count, int, Task task, void* context, Stop& stop) {
+  for (int64_t i = 0; i < count && !stop.requested(); ++i) task(context, i);
+  return true;
 }
 
 #endif

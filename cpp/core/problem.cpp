@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 
 namespace cpuattn {
 namespace {
@@ -103,8 +104,50 @@ bool broadcast_batch(const Arguments& args, AttentionProblem& p, Error& error) {
       size = array->shape[i];
     }
   }
-  p.batch = 1;
-  for (int i = 0; i < p.batch_dims; ++i) p.batch *= p.batch_shape[i];
+  return true;
+}
+
+constexpr int64_t kMostRows = int64_t{1} << kRowsBits;
+
+// a * b with 1 instead of 0, or more than kMostRows where that is exceeded.
+int64_t bounded_product(int64_t a, int64_t b) {
+  a = std::max<int64_t>(a, 1);
+  b = std::max<int64_t>(b, 1);
+  const bool exceeded = static_cast<double>(a) * static_cast<double>(b) > double{kMostRows};
+  return exceeded ? kMostRows + 1 : a * b;
+}
+
+bool check_limits(const Arguments& args, AttentionProblem& p, Error& error) {
+  const struct {
+    const Array& array;
+    const char* size_name;
+    int64_t size;
+    int bits;
+  } sizes[] = {{args.query, "num_heads", p.num_heads, kWidthBits},
+               {args.query, "q_len", p.q_len, kLengthBits},
+               {args.query, "head_dim", p.head_dim, kWidthBits},
+               {args.key, "num_kv_heads", p.num_kv_heads, kWidthBits},
+               {args.key, "kv_len", p.kv_len, kLengthBits},
+               {args.value, "head_dim_v", p.head_dim_v, kWidthBits}};
+  for (const auto& row : sizes) {
+    if (row.size <= int64_t{1} << row.bits) continue;
+    return fail(error, Kind::kValue, "%s: %s must be at most 2**%d; got %lld (%s shape %s)",
+                row.array.name, row.size_name, row.bits, static_cast<long long>(row.size),
+                row.array.name, ShapeText(row.array).text);
+  }
+  int64_t batch = 1;
+  for (int i = 0; i < p.batch_dims; ++i) batch = bounded_product(batch, p.batch_shape[i]);
+  const int64_t heads = std::max(p.num_heads, p.num_kv_heads);
+  if (bounded_product(batch, bounded_product(heads, p.q_len)) > kMostRows) {
+    return fail(error, Kind::kValue,
+                "query: batch * num_heads * q_len must be at most 2**%d; got batch shape %s, "
+                "num_heads %lld and q_len %lld",
+                kRowsBits, ShapeText(p.batch_shape, p.batch_dims).text,
+                static_cast<long long>(heads), static_cast<long long>(p.q_len));
+  }
+  const int64_t* const begin = p.batch_shape;
+  const int64_t* const end = begin + p.batch_dims;
+  p.batch = std::find(begin, end, 0) == end ? batch : 0;
   return true;
 }
 
@@ -216,6 +259,18 @@ bool view_output(const Array& array, const int64_t* shape, int ndim, const char*
   return true;
 }
 
+// A draw is found by 32-bit numbers of the batch element, the head, the row and four columns.
+bool check_draws(const Arguments& args, const AttentionProblem& p, Error& error) {
+  if (args.dropout_mask || args.dropout_p == 0.0 || args.dropout_p == 1.0) return true;
+  constexpr int64_t kMost = int64_t{1} << 32;
+  if (p.batch <= kMost && p.q_len <= kMost && p.kv_len <= 4 * kMost) return true;
+  return fail(error, Kind::kValue,
+              "dropout_p: random draws reach 2**32 batch elements, 2**32 rows and 2**34 columns; "
+              "got %lld, %lld and %lld, which need a dropout_mask",
+              static_cast<long long>(p.batch), static_cast<long long>(p.q_len),
+              static_cast<long long>(p.kv_len));
+}
+
 bool check_options(const Arguments& args, AttentionProblem& p, Error& error) {
   p.causal = args.causal;
   p.diagonal = args.diagonal;
@@ -251,6 +306,7 @@ bool check_options(const Arguments& args, AttentionProblem& p, Error& error) {
                 "got None",
                 args.dropout_p);
   }
+  if (!check_draws(args, p, error)) return false;
   p.dropout_p = args.dropout_p;
   p.dropout_seed = args.dropout_seed;
   p.dropout_broadcast = args.dropout_broadcast;
@@ -303,9 +359,16 @@ bool view_lengths(const Arguments& args, AttentionProblem& p, Error& error) {
 // Lengths beyond the array would be reads out of bounds, so their values are part of the checks.
 bool check_length_values(const View& view, const char* name, const char* limit_name, int64_t limit,
                          const AttentionProblem& p, Error& error) {
-  if (!view) return true;
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const int64_t length = integer_in_batch(p, view, b);
+  if (!view || p.batch == 0) return true;
+  // Each number once, however often it is repeated.
+  AttentionProblem numbers;
+  numbers.batch_dims = p.batch_dims;
+  for (int i = 0; i < p.batch_dims; ++i) {
+    numbers.batch_shape[i] = view.batch_step[i] == 0 ? 1 : p.batch_shape[i];
+    numbers.batch *= numbers.batch_shape[i];
+  }
+  for (int64_t b = 0; b < numbers.batch; ++b) {
+    const int64_t length = integer_in_batch(numbers, view, b);
     if (length >= 0 && length <= limit) continue;
     return fail(error, Kind::kValue, "%s: must be between 0 and %s %lld; got %lld", name,
                 limit_name, static_cast<long long>(limit), static_cast<long long>(length));
@@ -350,6 +413,21 @@ bool view_outputs(const Arguments& args, AttentionProblem& p, Error& error) {
   }
   return view_output(args.weights, shape, n + 3, "(..., num_heads, q_len, kv_len)", error) &&
          view_scores(args.weights, p, p.weights, error);
+}
+
+// An array without elements may have any strides, which must not make addresses.
+void forget_steps_of_empty_arrays(AttentionProblem& p) {
+  const auto forget = [&](std::initializer_list<View*> views) {
+    for (View* view : views) {
+      view->head_step = view->row_step = view->col_step = 0;
+      std::fill_n(view->batch_step, p.batch_dims, int64_t{0});
+    }
+  };
+  if (p.head_dim == 0) forget({&p.query, &p.key});
+  if (p.head_dim_v == 0) forget({&p.value, &p.out});
+  if (p.kv_len == 0) {
+    forget({&p.key, &p.value, &p.mask, &p.bias, &p.dropout_mask, &p.weights, &p.kv_segment_ids});
+  }
 }
 
 }  // namespace
@@ -413,17 +491,21 @@ bool build_sizes(const Arguments& args, AttentionProblem& p, Error& error) {
                 static_cast<long long>(p.num_heads), static_cast<long long>(p.num_kv_heads),
                 ShapeText(args.key).text);
   }
-  return broadcast_batch(args, p, error);
+  return broadcast_batch(args, p, error) && check_limits(args, p, error);
 }
 
 bool build_problem(const Arguments& args, AttentionProblem& p, Error& error) {
-  return check_options(args, p, error) && view_tensor(args.query, args.layout, p, p.query, error) &&
-         view_tensor(args.key, args.layout, p, p.key, error) &&
-         view_tensor(args.value, args.layout, p, p.value, error) &&
-         view_modifiers(args, p, error) && view_lengths(args, p, error) &&
-         check_length_values(p.q_lengths, "q_lengths", "q_len", p.q_len, p, error) &&
-         check_length_values(p.kv_lengths, "kv_lengths", "kv_len", p.kv_len, p, error) &&
-         view_outputs(args, p, error);
+  if (!check_options(args, p, error) || !view_tensor(args.query, args.layout, p, p.query, error) ||
+      !view_tensor(args.key, args.layout, p, p.key, error) ||
+      !view_tensor(args.value, args.layout, p, p.value, error) || !view_modifiers(args, p, error) ||
+      !view_lengths(args, p, error) ||
+      !check_length_values(p.q_lengths, "q_lengths", "q_len", p.q_len, p, error) ||
+      !check_length_values(p.kv_lengths, "kv_lengths", "kv_len", p.kv_len, p, error) ||
+      !view_outputs(args, p, error)) {
+    return false;
+  }
+  forget_steps_of_empty_arrays(p);
+  return true;
 }
 
 }  // namespace cpuattn

@@ -15,6 +15,12 @@ namespace cpuattn {
 
 constexpr int kMaxBatchDims = 62;  // NumPy arrays have at most 64 axes
 
+// Limits of sizes, which arrays that repeat their elements (stride 0) can reach: within them no
+// count, no number of bytes and no sum of positions exceeds 64 bits.
+constexpr int kLengthBits = 40;  // q_len, kv_len: at most 2^40
+constexpr int kWidthBits = 32;   // numbers of heads, head_dim, head_dim_v
+constexpr int kRowsBits = 56;    // query rows all in all
+
 // An array as the caller gave it. data == nullptr together with shape == nullptr: not given.
 struct Array {
   const char* name = nullptr;

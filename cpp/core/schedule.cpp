@@ -27,15 +27,16 @@ int64_t real_size(const AttentionProblem& p) {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A rough model: two FMA a cycle at 3 GHz, keys and values streamed at 20 GB/s.
+// A rough model: two FMA a cycle at 3 GHz, all arrays streamed at 20 GB/s.
 double estimate_microseconds(const AttentionProblem& p, const Plan& plan) {
   const double pairs = static_cast<double>(p.rows()) * static_cast<double>(p.kv_len) *
                        (p.causal && p.q_len > 1 ? 0.5 : 1.0);
   const double width = static_cast<double>(p.head_dim + p.head_dim_v) + 8.0;
   const double groups = static_cast<double>(plan.groups);
   const double flops = 2.0 * groups * pairs * width;
-  const double bytes =
-      static_cast<double>(item_size(p.key.dtype)) * groups * static_cast<double>(p.kv_len) * width;
+  const double rows = static_cast<double>(p.rows()) * static_cast<double>(item_size(p.out.dtype)) +
+                      static_cast<double>(p.kv_len) * static_cast<double>(item_size(p.key.dtype));
+  const double bytes = groups * rows * width;
   return std::max(flops / (plan.table->lanes * 4 * 3.0e3), bytes / 20.0e3);
 }
 

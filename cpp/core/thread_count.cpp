@@ -18,9 +18,12 @@ namespace {
 
 std::atomic<int> default_threads{0};
 
+constexpr long kMostThreads = 4096;
+
 int positive_environment(const char* name) {
   const char* text = std::getenv(name);
-  return text != nullptr ? std::max(0, std::atoi(text)) : 0;
+  if (text == nullptr) return 0;
+  return static_cast<int>(std::clamp(std::strtol(text, nullptr, 10), 0L, kMostThreads));
 }
 
 int affinity_cpus() {

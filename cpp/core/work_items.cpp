@@ -87,12 +87,13 @@ void resolve_dropout(const Resolver& from, WorkItem& item) {
   d.shared_heads = (p.dropout_broadcast & kAxisHeads) != 0;
   d.shared_rows = (p.dropout_broadcast & kAxisQLen) != 0;
   d.shared_columns = (p.dropout_broadcast & kAxisKvLen) != 0;
-  const int64_t columns = d.shared_columns ? 1 : p.kv_len;
-  const int64_t rows = d.shared_rows ? 1 : p.q_len;
-  const int64_t heads = d.shared_heads ? 1 : p.num_heads;
-  d.row_step = static_cast<uint64_t>(d.shared_rows ? 0 : columns);
-  d.head_step = static_cast<uint64_t>(d.shared_heads ? 0 : rows * columns);
-  d.first = d.batch * static_cast<uint64_t>(heads * rows * columns) + d.head * d.head_step;
+  // JAX's index is 64 bits, and begins again after them.
+  const auto columns = static_cast<uint64_t>(d.shared_columns ? 1 : p.kv_len);
+  const auto rows = static_cast<uint64_t>(d.shared_rows ? 1 : p.q_len);
+  const auto heads = static_cast<uint64_t>(d.shared_heads ? 1 : p.num_heads);
+  d.row_step = d.shared_rows ? 0 : columns;
+  d.head_step = d.shared_heads ? 0 : rows * columns;
+  d.first = d.batch * (heads * rows * columns) + d.head * d.head_step;
   d.keep = from.rows(p.dropout_mask);
   item.weight_factor = d.keep_nothing ? 0.0 : 1.0 / (1.0 - p.dropout_p);
 }
@@ -129,6 +130,8 @@ WorkItem make_work_item(const AttentionProblem& p, const Plan& plan, int64_t ind
   item.planes = plan.planes;
   item.weights_after_dropout = p.return_weights == ReturnWeights::kAfterDropout;
   resolve_dropout(from, item);
+  item.cancelled = nullptr;
+  item.cancelled_context = nullptr;
   return item;
 }
 

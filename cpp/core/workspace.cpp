@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 #include "core/workspace.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <new>
+#include <utility>
 
 namespace cpuattn {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
 
+// What a thread keeps between two uses.
 struct Block {
   char* data = nullptr;
   int64_t size = 0;
@@ -16,30 +19,32 @@ struct Block {
   Block() = default;
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
-  ~Block() { release(); }
-
-  void release() {
-    if (data != nullptr) ::operator delete(data, kAlignment);
-    data = nullptr;
-    size = 0;
-  }
-
-  char* at_least(int64_t bytes) {
-    if (bytes <= size) return data;
-    release();
-    data = static_cast<char*>(
-        ::operator new(static_cast<std::size_t>(bytes), kAlignment, std::nothrow));
-    if (data != nullptr) size = bytes;
-    return data;
-  }
+  ~Block() { ::operator delete(data, kAlignment); }
 };
 
 thread_local Block blocks[2];
 
 }  // namespace
 
-char* workspace(Region region, int64_t bytes) {
-  return blocks[static_cast<int>(region)].at_least(bytes > 64 ? bytes : 64);
+Workspace::Workspace(Region region, int64_t bytes) : region_(region) {
+  Block& kept = blocks[static_cast<int>(region)];
+  data_ = std::exchange(kept.data, nullptr);
+  size_ = std::exchange(kept.size, 0);
+  bytes = std::max<int64_t>(bytes, 64);
+  if (bytes <= size_) return;
+  ::operator delete(data_, kAlignment);
+  data_ =
+      static_cast<char*>(::operator new(static_cast<std::size_t>(bytes), kAlignment, std::nothrow));
+  size_ = data_ != nullptr ? bytes : 0;
+}
+
+Workspace::~Workspace() {
+  Block& kept = blocks[static_cast<int>(region_)];
+  if (kept.size < size_) {
+    std::swap(kept.data, data_);
+    std::swap(kept.size, size_);
+  }
+  ::operator delete(data_, kAlignment);
 }
 
 }  // namespace cpuattn

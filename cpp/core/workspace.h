@@ -6,11 +6,25 @@
 
 namespace cpuattn {
 
-// Two independent regions, so that a thread that runs items inside its own call keeps both.
+// What the memory is for: an item, or the call that a thread runs items of.
 enum class Region { kItem, kCall };
 
-// At least `bytes` bytes, 64-byte aligned, valid until this thread asks for the same region again.
-// nullptr when memory is exhausted.
-char* workspace(Region region, int64_t bytes);
+// Holds the calling thread's memory of one region, to be ended by the same thread. Another one that
+// begins meanwhile (a call out of a function of the caller's) finds memory of its own.
+class Workspace {
+ public:
+  // At least `bytes` bytes, 64-byte aligned; data() is nullptr when memory is exhausted.
+  Workspace(Region region, int64_t bytes);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  char* data() const { return data_; }
+
+ private:
+  const Region region_;
+  char* data_;
+  int64_t size_;
+};
 
 }  // namespace cpuattn

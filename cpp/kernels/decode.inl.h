@@ -499,10 +499,11 @@ CPUATTN_INLINE RowsView view_rows(const WorkItem& item, const DecodeState& s) {
   return view;
 }
 
-// Opens the first block from `begin` on that some row sees; false when there is none.
+// Opens the first block from `begin` on that some row sees; false when there is none, or nobody
+// wants it.
 CPUATTN_INLINE bool open_block(const WorkItem& item, const DecodeState& s, const RowsView& view,
                                int64_t begin, bool careful, DecodeBlock& block) {
-  for (; begin < view.all.end; begin += kDecodeKeys) {
+  for (; begin < view.all.end && !is_cancelled(item); begin += kDecodeKeys) {
     const int64_t end = smaller(begin + kDecodeKeys, view.all.end);
     const Sight sight = view.same ? Sight::kAll : look_rows(item, s, begin, end, block.visible);
     if (sight == Sight::kNone) continue;

@@ -463,6 +463,16 @@ CPUATTN_NOINLINE void write_weights(const WorkItem& item, const RowTile& tile, c
 
 // ---------------------------------------------------------------- the item
 
+// Asks between two blocks, where tiles hold nothing: the caller's function may use its own.
+CPUATTN_INLINE bool ends_early(const WorkItem& item) {
+  if (item.cancelled == nullptr) return false;
+  const bool cancelled = is_cancelled(item);
+#ifdef CPUATTN_SESSION
+  CPUATTN_SESSION::configure();
+#endif
+  return cancelled;
+}
+
 template <class Body>
 CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& scratch,
                                   int64_t tiles, bool careful, Body body) {
@@ -478,7 +488,7 @@ CPUATTN_INLINE void for_kv_blocks(const WorkItem& item, const PrefillScratch& sc
   }
   const int64_t keys = keys_per_block(item.head_dim, item.head_dim_v);
   begin -= (begin - item.kv_begin) % keys;  // blocks lie on a grid that no row moves
-  for (; begin < end; begin += keys) {
+  for (; begin < end && !ends_early(item); begin += keys) {
     const KvBlock block =
         open_kv_block(item, begin, smaller(begin + keys, end), scratch.kv, careful);
     for (int64_t t = 0; t < tiles; ++t) body(scratch.tiles[t], block);

@@ -126,7 +126,19 @@ struct WorkItem {
   void* partial_out;
 
   char* scratch;
+
+  // Asked once per kv block, where it is given; true: nobody wants the results any more.
+  bool (*cancelled)(void* context);
+  void* cancelled_context;
 };
+
+namespace {
+
+CPUATTN_INLINE bool is_cancelled(const WorkItem& item) {
+  return item.cancelled != nullptr && item.cancelled(item.cancelled_context);
+}
+
+}  // namespace
 
 constexpr int64_t kOpen = INT64_MAX;
 

@@ -44,11 +44,12 @@ extern "C" {
 typedef int32_t cpuattn_status;
 enum {
   CPUATTN_OK = 0,
-  CPUATTN_ERROR_TYPE = 1,       /* a dtype is wrong */
-  CPUATTN_ERROR_VALUE = 2,      /* a shape, a value or a combination is wrong */
-  CPUATTN_ERROR_RUNTIME = 3,    /* CPUATTN_ISA names an instruction set that cannot run here */
-  CPUATTN_ERROR_MEMORY = 4,     /* out of memory, or a plan is too small for a problem */
-  CPUATTN_ERROR_UNSUPPORTED = 5 /* this build of the library lacks what is asked for */
+  CPUATTN_ERROR_TYPE = 1,        /* a dtype is wrong */
+  CPUATTN_ERROR_VALUE = 2,       /* a shape, a value or a combination is wrong */
+  CPUATTN_ERROR_RUNTIME = 3,     /* CPUATTN_ISA names an instruction set that cannot run here */
+  CPUATTN_ERROR_MEMORY = 4,      /* out of memory, or a plan is too small for a problem */
+  CPUATTN_ERROR_UNSUPPORTED = 5, /* this build of the library lacks what is asked for */
+  CPUATTN_ERROR_CANCELLED = 6    /* the problem's function `cancelled` said so */
 };
 
 /* Element types. */
@@ -84,8 +85,9 @@ enum { CPUATTN_HIGHEST = 0, CPUATTN_HIGH = 1, CPUATTN_MEDIUM = 2 };
 /* Bits of dropout_broadcast. */
 enum { CPUATTN_BATCH = 1, CPUATTN_HEADS = 2, CPUATTN_Q_LEN = 4, CPUATTN_KV_LEN = 8 };
 
-/* Runs task(context, i) for every i in [0, count), at most num_threads at the same time and in any
- * order, and returns when all are done. */
+/* Runs task(context, i) once for every i in [0, count), at most num_threads at the same time and in
+ * any order, and returns when all are done. It must not return or throw while a task runs; if it
+ * returns before all have run, the call is an error. */
 typedef void (*cpuattn_task)(void* context, int64_t index);
 typedef struct cpuattn_executor {
   void (*run)(void* pool, int64_t count, cpuattn_task task, void* context);
@@ -128,6 +130,12 @@ typedef struct cpuattn_problem {
   int32_t num_threads; /* 0: environment, affinity and cgroup decide */
   int32_t reserved;
   const cpuattn_executor* executor; /* NULL: the library's own threads */
+
+  /* Whether the call is to end early, with CPUATTN_ERROR_CANCELLED and unspecified results; NULL:
+   * never. Asked many times a millisecond, by every thread that computes: it may read a flag or the
+   * clock, and must not throw. */
+  int32_t (*cancelled)(void* context);
+  void* cancelled_context;
 } cpuattn_problem;
 
 /* A problem with every option at its default and no array. */
@@ -157,7 +165,7 @@ CPUATTN_API cpuattn_status cpuattn_plan_bytes(const cpuattn_problem* largest, si
 CPUATTN_API cpuattn_status cpuattn_plan_place(const cpuattn_problem* largest, void* memory,
                                               size_t bytes, cpuattn_plan** plan);
 
-/* Computes a problem in a plan's scratch; one run of a plan at a time. */
+/* Computes a problem in a plan's scratch. One run of a plan at a time: a second one is an error. */
 CPUATTN_API cpuattn_status cpuattn_plan_run(cpuattn_plan* plan, const cpuattn_problem* problem);
 
 /* One line about the last failure on the calling thread; "" if there was none. */

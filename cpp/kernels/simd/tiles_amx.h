@@ -23,7 +23,12 @@ struct alignas(64) TileConfig {
 
 // Tiles are configured while one of these lives: all eight full.
 struct TileSession {
-  TileSession() {
+  TileSession() { configure(); }
+  ~TileSession() { __asm__ volatile("tilerelease" ::: "memory"); }
+  TileSession(const TileSession&) = delete;
+  TileSession& operator=(const TileSession&) = delete;
+
+  static void configure() {
     TileConfig config = {};
     config.palette = 1;
     for (int i = 0; i < 8; ++i) {
@@ -32,9 +37,6 @@ struct TileSession {
     }
     __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
   }
-  ~TileSession() { __asm__ volatile("tilerelease" ::: "memory"); }
-  TileSession(const TileSession&) = delete;
-  TileSession& operator=(const TileSession&) = delete;
 };
 
 template <int kTile>
