@@ -2,6 +2,7 @@
 #include "core/workspace.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 
 namespace cpuattn {
@@ -27,6 +28,7 @@ struct Block {
   char* at_least(int64_t bytes) {
     if (bytes <= size) return data;
     release();
+    if (static_cast<uint64_t>(bytes) > SIZE_MAX) return nullptr;  // 32-bit
     data = static_cast<char*>(
         ::operator new(static_cast<std::size_t>(bytes), kAlignment, std::nothrow));
     if (data != nullptr) size = bytes;
@@ -34,7 +36,11 @@ struct Block {
   }
 };
 
+#ifdef __wasi__
+Block blocks[2];  // one thread, and nothing to call destructors of its own objects
+#else
 thread_local Block blocks[2];
+#endif
 
 }  // namespace
 
