@@ -6,26 +6,34 @@
 # learns of it through CPUATTN_HAS_<name> and checks the CPU at run time.
 
 include(CheckCXXCompilerFlag)
+include(CheckCXXSourceCompiles)
 
 set(CPUATTN_ISAS "" CACHE STRING "Instruction sets to compile (empty: all that fit)")
+
+# The processor is what the compiler says: CMake's name is the machine's, also under -m32 or -arch.
+foreach(macro x86_64 AARCH64EL wasm)
+  check_cxx_source_compiles("#ifndef __${macro}__\n#error\n#endif\nint main() { return 0; }"
+    CPUATTN_TARGET_${macro})
+endforeach()
 
 function(cpuattn_add_isa name processor)
   if(CPUATTN_ISAS AND NOT name STREQUAL "scalar" AND NOT name IN_LIST CPUATTN_ISAS)
     return()
   endif()
-  string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" host)
-  if(NOT host MATCHES "${processor}")
+  if(NOT processor STREQUAL "any" AND NOT CPUATTN_TARGET_${processor})
     return()
   endif()
   if(name MATCHES "bf16$" AND NOT CPUATTN_DTYPE_bfloat16)
     return()
   endif()
   set(flags ${ARGN})
-  string(REPLACE ";" " " CMAKE_REQUIRED_FLAGS "${flags}")
-  check_cxx_source_compiles("int main() { return 0; }" CPUATTN_COMPILES_${name})
-  if(NOT CPUATTN_COMPILES_${name})
-    message(STATUS "cpuattn: ${name} not compiled: the compiler does not take ${flags}")
-    return()
+  if(flags)
+    string(REPLACE ";" " " CMAKE_REQUIRED_FLAGS "${flags}")
+    check_cxx_source_compiles("int main() { return 0; }" CPUATTN_COMPILES_${name})
+    if(NOT CPUATTN_COMPILES_${name})
+      message(STATUS "cpuattn: ${name} not compiled: the compiler does not take ${flags}")
+      return()
+    endif()
   endif()
   set(sources cpp/kernels/isa/${name}.cpp)
   if(CPUATTN_DTYPE_float64 AND EXISTS "${PROJECT_SOURCE_DIR}/cpp/kernels/isa/${name}_f64.cpp")
@@ -46,34 +54,29 @@ function(cpuattn_add_isa name processor)
   set(CPUATTN_FLAGS_${name} ${flags} ${CPUATTN_KERNEL_FLAGS} PARENT_SCOPE)  # for cpp/tests
 endfunction()
 
-if(MSVC AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-  set(CPUATTN_KERNEL_FLAGS /O2 /EHs-c- /GR-)
-  set(avx2_flags /arch:AVX2)
-  set(avx512_flags /arch:AVX512)
-else()
-  # No -ffast-math, ever: -inf and NaN carry meaning. Contraction is off so that scalar code rounds
-  # the same way under every ISA; vector code says fma where it means it.
-  set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
-      -fno-math-errno -fno-stack-protector)
-  set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
-  set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
-      -mprefer-vector-width=512)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
-    list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
-  endif()
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # Scheduled before registers are given out, the product loops need more than the 32 there are.
-    set(neon_flags -fno-schedule-insns)
-  endif()
+# No -ffast-math, ever: -inf and NaN carry meaning. Contraction is off so that scalar code rounds
+# the same way under every ISA; vector code says fma where it means it.
+set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
+    -fno-math-errno -fno-stack-protector)
+set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
+set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+    -mprefer-vector-width=512)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
+  list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # Scheduled before registers are given out, the product loops need more than the 32 there are.
+  set(neon_flags -fno-schedule-insns)
 endif()
 
 set(CPUATTN_COMPILED_ISAS "")
-cpuattn_add_isa(amx_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16 -mamx-tile -mamx-bf16)
-cpuattn_add_isa(avx512_bf16 "x86_64|amd64" ${avx512_flags} -mavx512bf16)
-cpuattn_add_isa(avx512 "x86_64|amd64" ${avx512_flags})
-cpuattn_add_isa(avx2 "x86_64|amd64" ${avx2_flags})
-cpuattn_add_isa(neon_bf16 "aarch64|arm64" ${neon_flags} -march=armv8.2-a+bf16)
-cpuattn_add_isa(neon "aarch64|arm64" ${neon_flags})
-cpuattn_add_isa(scalar ".*")
+cpuattn_add_isa(amx_bf16 x86_64 ${avx512_flags} -mavx512bf16 -mamx-tile -mamx-bf16)
+cpuattn_add_isa(avx512_bf16 x86_64 ${avx512_flags} -mavx512bf16)
+cpuattn_add_isa(avx512 x86_64 ${avx512_flags})
+cpuattn_add_isa(avx2 x86_64 ${avx2_flags})
+cpuattn_add_isa(neon_bf16 AARCH64EL ${neon_flags} -march=armv8.2-a+bf16)
+cpuattn_add_isa(neon AARCH64EL ${neon_flags})
+cpuattn_add_isa(simd128 wasm -msimd128) # no module can ask: its engine must have it
+cpuattn_add_isa(scalar any)
 message(STATUS "cpuattn: instruction sets: ${CPUATTN_COMPILED_ISAS}")

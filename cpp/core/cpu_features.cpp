@@ -2,12 +2,8 @@
 // CPUID and XGETBV by hand: compiled without any ISA flag, so it runs on every CPU of the family.
 #include "core/cpu_features.h"
 
-#if defined(__x86_64__) || defined(__i386__) || defined(_M_X64)
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-#else
+#if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
-#endif
 #define CPUATTN_X86 1
 #endif
 #include <cstring>
@@ -36,27 +32,16 @@ struct Registers {
 
 Registers cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   Registers r{};
-#if defined(_MSC_VER) && !defined(__clang__)
-  int out[4];
-  __cpuidex(out, static_cast<int>(leaf), static_cast<int>(subleaf));
-  r = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]),
-       static_cast<uint32_t>(out[3])};
-#else
   __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
-#endif
   return r;
 }
 
 // Which register states the operating system saves (XCR0); 0 where XGETBV does not exist.
 uint64_t saved_state(const Registers& leaf1) {
   if ((leaf1.ecx >> 27 & 1u) == 0) return 0;  // OSXSAVE
-#if defined(_MSC_VER) && !defined(__clang__)
-  return _xgetbv(0);
-#else
   uint32_t eax, edx;
   __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
   return eax | static_cast<uint64_t>(edx) << 32;
-#endif
 }
 
 bool made_by_amd(const Registers& leaf0) {
@@ -117,7 +102,7 @@ uint32_t cpu_features() {
   return features;
 }
 
-#elif defined(__aarch64__) || defined(_M_ARM64)
+#elif defined(__aarch64__)
 
 namespace {
 

@@ -58,6 +58,13 @@ CPUATTN_DECLARE(neon_bf16)
 #else
 #define CPUATTN_TABLES_neon_bf16 nullptr, nullptr, nullptr
 #endif
+#ifdef CPUATTN_HAS_simd128
+CPUATTN_DECLARE(simd128)
+CPUATTN_DECLARE(simd128_f64)
+#define CPUATTN_TABLES_simd128 &simd128::kTable, CPUATTN_FLOAT64(simd128)
+#else
+#define CPUATTN_TABLES_simd128 nullptr, nullptr
+#endif
 CPUATTN_DECLARE(scalar)
 CPUATTN_DECLARE(scalar_f64)
 
@@ -80,6 +87,7 @@ const Isa kIsas[] = {
     {"avx2", kNeedsAvx2, 0, CPUATTN_TABLES_avx2, nullptr},
     {"neon_bf16", kFeatureNeon | kFeatureBf16, 0, CPUATTN_TABLES_neon_bf16},
     {"neon", kFeatureNeon, 0, CPUATTN_TABLES_neon, nullptr},
+    {"simd128", 0, 0, CPUATTN_TABLES_simd128, nullptr},
     {"scalar", 0, 0, &scalar::kTable, CPUATTN_FLOAT64(scalar), nullptr},
 };
 

@@ -9,12 +9,14 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#endif
 
 namespace cpuattn {
+
+#ifdef _OPENMP
 namespace {
 
 std::atomic<bool> forked{false};
@@ -26,8 +28,6 @@ std::atomic<bool> forked{false};
 #endif
 
 }  // namespace
-
-#ifdef _OPENMP
 
 bool can_run_parallel() {
   return !forked.load(std::memory_order_relaxed) && omp_in_parallel() == 0;

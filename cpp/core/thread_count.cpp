@@ -31,7 +31,11 @@ int affinity_cpus() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
+#if defined(__wasi__)
+  return 1;  // its C++ library has no std::thread
+#else
   return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+#endif
 }
 
 struct Choice {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <utility>
 
@@ -22,7 +23,17 @@ struct Block {
   ~Block() { ::operator delete(data, kAlignment); }
 };
 
+#ifdef __wasi__
+Block blocks[2];  // one thread, and nothing to call destructors of its own objects
+#else
 thread_local Block blocks[2];
+#endif
+
+char* allocate(int64_t bytes) {
+  if (static_cast<uint64_t>(bytes) > SIZE_MAX) return nullptr;  // 32-bit
+  return static_cast<char*>(
+      ::operator new(static_cast<std::size_t>(bytes), kAlignment, std::nothrow));
+}
 
 }  // namespace
 
@@ -33,8 +44,7 @@ Workspace::Workspace(Region region, int64_t bytes) : region_(region) {
   bytes = std::max<int64_t>(bytes, 64);
   if (bytes <= size_) return;
   ::operator delete(data_, kAlignment);
-  data_ =
-      static_cast<char*>(::operator new(static_cast<std::size_t>(bytes), kAlignment, std::nothrow));
+  data_ = allocate(bytes);
   size_ = data_ != nullptr ? bytes : 0;
 }
 

@@ -7,11 +7,7 @@
 
 #include <cstdint>
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define CPUATTN_INLINE __forceinline
-#else
 #define CPUATTN_INLINE inline __attribute__((always_inline))
-#endif
 
 namespace cpuattn {
 

@@ -9,15 +9,9 @@
 
 #include "kernels/element.h"
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#define CPUATTN_NOINLINE __declspec(noinline)
-#define CPUATTN_LAMBDA
-#define CPUATTN_UNROLL
-#else
 #define CPUATTN_NOINLINE __attribute__((noinline))
 #define CPUATTN_LAMBDA __attribute__((always_inline))
 #define CPUATTN_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 namespace cpuattn {
 

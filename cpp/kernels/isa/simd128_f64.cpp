@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT
+// WebAssembly simd128 kernels of float64: two lanes.
+#define CPUATTN_ISA simd128_f64
+
+#include "kernels/work_item.h"
+// clang-format off: the table is built on the vectors and their units
+#include "kernels/simd/vec_simd128_f64.h"
+#include "kernels/simd/units_real.h"
+#include "kernels/kernel_table.inl.h"
