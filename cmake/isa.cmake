@@ -47,25 +47,28 @@ function(cpuattn_add_isa name processor)
 endfunction()
 
 if(MSVC AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-  set(CPUATTN_KERNEL_FLAGS /O2 /EHs-c- /GR-)
-  set(avx2_flags /arch:AVX2)
-  set(avx512_flags /arch:AVX512)
-else()
-  # No -ffast-math, ever: -inf and NaN carry meaning. Contraction is off so that scalar code rounds
-  # the same way under every ISA; vector code says fma where it means it.
-  set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
-      -fno-math-errno -fno-stack-protector)
-  set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
-  set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
-      -mprefer-vector-width=512)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
-    list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
-  endif()
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # Scheduled before registers are given out, the product loops need more than the 32 there are.
-    set(neon_flags -fno-schedule-insns)
-  endif()
+  message(FATAL_ERROR "cpuattn: the kernels are GNU C++; on Windows build by clang-cl: -T ClangCL")
+endif()
+
+# No -ffast-math, ever: -inf and NaN carry meaning. Contraction is off so that scalar code rounds
+# the same way under every ISA; vector code says fma where it means it.
+set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
+    -fno-math-errno -fno-stack-protector)
+if(CMAKE_CXX_COMPILER_FRONTEND_VARIANT STREQUAL "MSVC")  # clang-cl ignores those with a warning
+  set(CPUATTN_KERNEL_FLAGS /clang:-O3 /EHs-c- /GR- /Zc:threadSafeInit- /clang:-ffp-contract=off
+      /clang:-fno-math-errno /GS-)
+  set(clang_cl /clang:)
+endif()
+set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
+set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+    ${clang_cl}-mprefer-vector-width=512)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
+  list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # Scheduled before registers are given out, the product loops need more than the 32 there are.
+  set(neon_flags -fno-schedule-insns)
 endif()
 
 set(CPUATTN_COMPILED_ISAS "")
