@@ -23,7 +23,7 @@ test_packages=("pytest>=8" pytest-xdist "hypothesis>=6" "ml_dtypes>=0.5")
 
 install_tools() {
   export PATH=$cache/tools/bin:$PATH
-  export ZIG=$cache/zig
+  export ZIG=$cache/zig ZIG_DIR=$cache/zig-made
   [[ -e $cache/tools.done ]] && return
   "$python" -m venv --clear "$cache/tools"
   pip install -q --upgrade pip
@@ -92,11 +92,21 @@ clean() {
     "$bin/python" "${@:2}"
 }
 
+# The wheel's C library in a program of the GCC at hand.
+embed_from() {
+  rm -rf "$cache/embed_c"
+  cmake -S examples/embed_c -B "$cache/embed_c" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+    -Dcpuattn_DIR="$(clean "$1" -m cpuattn --cmake-dir)"
+  cmake --build "$cache/embed_c"
+  "$cache/embed_c/embed_c" 64
+}
+
 manylinux() {
   environment cp311 "$python"
   manylinux_wheel_in cp311
   audit cp311 x86_64
   test_wheel cp311-test "$python" "$dist"/cpuattn-*-cp311-cp311-*x86_64.whl torch==2.13.0
+  embed_from cp311-test
 }
 
 # Every Python from 3.12 on, one a line.
@@ -121,7 +131,8 @@ debian_13_python() {
 
 abi3() {
   local pythons newer
-  mapfile -t pythons < <(newer_pythons)
+  newer_pythons >"$cache/pythons.txt"
+  mapfile -t pythons <"$cache/pythons.txt"
   environment abi3 "${pythons[0]}"
   manylinux_wheel_in abi3
   audit abi3 x86_64
@@ -195,10 +206,9 @@ free_threaded_python() {
     (cd "$directory.src" && debian_apt "$directory.src" amd64 trixie source --download-only python3.13)
     tar xf "$directory.src"/python3.13_*.orig.tar.xz -C "$directory.src" --strip-components=1
     (
-      cd "$directory.src"
-      ./configure -q --disable-gil --disable-test-modules --without-ensurepip --prefix="$directory"
-      make -s -j2
-      make -s install
+      cd "$directory.src" &&
+        ./configure -q --disable-gil --disable-test-modules --without-ensurepip --prefix="$directory" &&
+        make -s -j2 && make -s install
     ) >"$directory.log" 2>&1 || { tail -20 "$directory.log" && return 1; }
   fi
 }
@@ -212,11 +222,14 @@ free_threaded() {
   test_wheel cp313t-test "$interpreter" "$dist"/cpuattn-*-cp313-cp313t-*x86_64.whl
 }
 
-install_tools
 case $what in
-  manylinux | abi3 | aarch64 | sdist) "$what" ;;
-  free-threaded) free_threaded ;;
-  all) manylinux && abi3 && aarch64 && sdist && free_threaded ;;
+  manylinux | abi3 | aarch64 | sdist) steps=("$what") ;;
+  free-threaded) steps=(free_threaded) ;;
+  all) steps=(manylinux abi3 aarch64 sdist free_threaded) ;;
   *) echo "unknown: $what" && exit 2 ;;
 esac
+install_tools
+for step in "${steps[@]}"; do # not in a condition, where errors would be ignored
+  "$step"
+done
 echo "== tools/wheels.sh $what: passed in $SECONDS s"
