@@ -30,8 +30,8 @@ namespace {
 // Calls with less work than this keep the GIL: giving it up and back costs about as much.
 constexpr double kReleaseMicroseconds = 10.0;
 
-// The context variable of `threads()`, once it has been used. It stays: a thread without the GIL may
-// be reading it.
+// The context variable of `threads()`, once it has been used. It stays: without the GIL another
+// thread may be reading it.
 std::atomic<PyObject*> threads_variable{nullptr};
 
 PyObject* raise(const Error& error) {
@@ -388,5 +388,6 @@ NB_MODULE(_core, m) {
         PyObject* none = nullptr;
         if (threads_variable.compare_exchange_strong(none, variable.ptr())) variable.release();
       },
-      nb::arg("variable"), "Context variable that overrides the default number of threads; the first one stays.");
+      nb::arg("variable"),
+      "Context variable that overrides the default number of threads, for good.");
 }

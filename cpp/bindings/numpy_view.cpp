@@ -14,7 +14,7 @@ namespace {
 
 static_assert(sizeof(npy_intp) == sizeof(int64_t), "shapes are read as int64_t");
 
-// numpy.ma.MaskedArray, imported at first use: a borrowed reference, or nullptr with a Python error.
+// numpy.ma.MaskedArray, imported at first use; borrowed, or nullptr with a Python error set.
 PyObject* masked_array_type() {
   static std::atomic<PyObject*> kept{nullptr};
   PyObject* type = kept.load(std::memory_order_acquire);
