@@ -53,10 +53,13 @@ else()
   add_library(cpuattn::cpuattn ALIAS cpuattn_static)
 endif()
 
-# A C program that links the static library needs the runtime of C++ beside it.
-set(CPUATTN_CXX_RUNTIME ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
-list(REMOVE_ITEM CPUATTN_CXX_RUNTIME ${CMAKE_C_IMPLICIT_LINK_LIBRARIES} gcc gcc_s c)
-list(REMOVE_DUPLICATES CPUATTN_CXX_RUNTIME)
+# A C program that links the static library needs the runtime of C++ beside it. A toolchain file may
+# name it where CMake cannot see it.
+if(NOT DEFINED CPUATTN_CXX_RUNTIME)
+  set(CPUATTN_CXX_RUNTIME ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
+  list(REMOVE_ITEM CPUATTN_CXX_RUNTIME ${CMAKE_C_IMPLICIT_LINK_LIBRARIES} gcc gcc_s c)
+  list(REMOVE_DUPLICATES CPUATTN_CXX_RUNTIME)
+endif()
 list(TRANSFORM CPUATTN_CXX_RUNTIME PREPEND "-l" OUTPUT_VARIABLE CPUATTN_PC_RUNTIME)
 list(JOIN CPUATTN_PC_RUNTIME " " CPUATTN_PC_RUNTIME)
 

@@ -58,9 +58,14 @@ endfunction()
 # the same way under every ISA; vector code says fma where it means it.
 set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
     -fno-math-errno -fno-stack-protector)
+if(CMAKE_CXX_COMPILER_FRONTEND_VARIANT STREQUAL "MSVC")  # clang-cl ignores those with a warning
+  set(CPUATTN_KERNEL_FLAGS /clang:-O3 /EHs-c- /GR- /Zc:threadSafeInit- /clang:-ffp-contract=off
+      /clang:-fno-math-errno /GS-)
+  set(clang_cl /clang:)
+endif()
 set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
 set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
-    -mprefer-vector-width=512)
+    ${clang_cl}-mprefer-vector-width=512)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # GCC's own AVX-512 headers warn about their "undefined" operands (GCC bug 105593).
   list(APPEND avx512_flags -Wno-uninitialized -Wno-maybe-uninitialized)

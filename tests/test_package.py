@@ -8,6 +8,7 @@ import doctest
 import importlib.metadata
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,48 @@ def test_package_examples_run(name: str) -> None:
 def test_package_is_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
     assert (PACKAGE / "_core.pyi").exists()
+
+
+def installed_files() -> set[str]:
+    """Return what the distribution put into the package, by its path there."""
+    distribution = importlib.metadata.distribution("cpuattn")
+    if '"editable": true' in (distribution.read_text("direct_url.json") or ""):
+        pytest.skip("an editable install has its files elsewhere")
+    files = {path.as_posix() for path in distribution.files or ()}
+    inside = {
+        name.removeprefix("cpuattn/") for name in files if "/__pycache__/" not in name
+    }
+    return {name for name in inside if name not in files}
+
+
+def test_package_installs_the_c_library_types_and_nothing_else() -> None:
+    library = "cpuattn_static.lib" if sys.platform == "win32" else "libcpuattn.a"
+    config = {"Config", "ConfigVersion", "_targets", "_targets-release"}
+    assert {name for name in installed_files() if not name.endswith(".py")} == {
+        "_core.pyi",
+        Path(_core.__file__).name,
+        "py.typed",
+        "include/cpuattn/cpuattn.h",
+        "include/cpuattn/version.h",
+        f"lib/{library}",
+        "lib/pkgconfig/cpuattn.pc",
+        *(f"lib/cmake/cpuattn/cpuattn{part}.cmake" for part in config),
+    }
+
+
+def test_package_installs_no_tests() -> None:
+    modules = {name for name in installed_files() if name.endswith(".py")}
+    assert "reference.py" in modules
+    assert not {name for name in modules if "test" in Path(name).stem.split("_")}
+
+
+def test_package_c_library_names_nothing_of_the_build_machine() -> None:
+    installed_files()
+    texts = [path.read_text() for path in (PACKAGE / "lib").rglob("cpuattn*.cmake")]
+    texts.append((PACKAGE / "lib" / "pkgconfig" / "cpuattn.pc").read_text())
+    assert len(texts) == 5
+    for text in texts:
+        assert not re.search(r"[\s;]/[\w.]+/[^;\s]*lib[^;\s]*\.(a|so)", text), text
 
 
 def stub() -> ast.Module:

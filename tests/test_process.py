@@ -274,6 +274,33 @@ assert in_child(lambda: np.array_equal(run(num_threads=2), expected)) == 0
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("modules", ["torch, cpuattn", "cpuattn, torch"])
+def test_process_maps_one_openmp_runtime_beside_torch(modules: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    expect_success(
+        f"""
+import {modules}
+{SETUP}{TORCH}
+theirs(), run(num_threads=2)
+files = cpuattn.info()["openmp"]
+assert len(files) == 1, files
+""",
+        timeout=120,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_process_alone_maps_no_openmp_runtime() -> None:
+    expect_success(
+        f"""{SETUP}
+run(num_threads=2)
+if cpuattn.info()["thread_backend"] != "openmp":
+    assert cpuattn.info()["openmp"] == []
+"""
+    )
+
+
 def test_process_torch_and_cpuattn_from_threads_at_once() -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     expect_success(

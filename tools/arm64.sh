@@ -9,56 +9,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=python3.11 # of Debian 12
-debian_packages=(
-  "$python-minimal" "lib$python-minimal" "lib$python-stdlib" "lib$python" "lib$python-dev"
-  libc6 libexpat1 zlib1g libgcc-s1 libstdc++6 libgomp1 libssl3 libffi8 libbz2-1.0 liblzma5
-)
-python_packages=(numpy ml_dtypes pytest pytest-xdist hypothesis)
+source tools/debian_root.sh
 cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp16 and dotprod
-# Emulated, the whole suite takes hours: a sample of the numeric tests. What does not depend on the
-# CPU (error texts, processes, packaging, front ends) runs natively only.
 pytest_arguments=("$@")
-if ((!$#)); then
-  pytest_arguments=(--sample=80)
-  for name in 'compat_*' errors explain 'integrations_*' keras package process reference torch; do
-    pytest_arguments+=("--ignore-glob=tests/test_$name.py")
-  done
-fi
+((!$#)) && mapfile -t pytest_arguments < <(numeric_sample 80)
 
 mkdir -p "${CPUATTN_ARM64_DIR:=build/arm64}"
 cache=$(cd "$CPUATTN_ARM64_DIR" && pwd)
 root=$cache/root
-site=$root/usr/lib/python3/dist-packages
 build=$cache/build
 export PATH=$cache/venv/bin:$PATH
-
-install_compiler_and_emulator() {
-  if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-      g++-aarch64-linux-gnu qemu-user-static
-  fi
-}
-
-# A state of apt's own: the host's list of architectures and packages stays as it is.
-arm64_apt() {
-  apt-get -q -o APT::Architecture=arm64 -o APT::Architectures=arm64 \
-    -o APT::Sandbox::User="$(id -un)" -o Dir::State="$cache/apt" -o Dir::Cache="$cache/apt" \
-    -o Dir::State::status=/dev/null "$@"
-}
-
-unpack_root() {
-  [[ -e $cache/root.done ]] && return
-  rm -rf "$root" "$cache/debs"
-  mkdir -p "$root" "$cache/debs" "$cache/apt/lists/partial" "$cache/apt/archives/partial"
-  arm64_apt update
-  (cd "$cache/debs" && arm64_apt download "${debian_packages[@]}")
-  for package in "$cache"/debs/*.deb; do
-    dpkg -x "$package" "$root"
-  done
-  touch "$cache/root.done"
-}
 
 install_venv() {
   [[ -e $cache/venv.done ]] && return
@@ -67,30 +27,13 @@ install_venv() {
   touch "$cache/venv.done"
 }
 
-install_wheels() {
-  [[ -e $cache/wheels.done ]] && return
-  local platforms=()
-  for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17; do
-    platforms+=(--platform "${tag}_aarch64")
-  done
-  mkdir -p "$site"
-  pip install -q --upgrade --target "$site" --only-binary=:all: \
-    "${platforms[@]}" --implementation cp --python-version "${python#python}" \
-    "${python_packages[@]}"
-  # The tests start child processes by this script: the kernel knows no arm64 file.
-  printf '#!/bin/sh\nexec qemu-aarch64-static -L "%s" "%s" "$@"\n' \
-    "$root" "$root/usr/bin/$python" >"$cache/python"
-  chmod +x "$cache/python"
-  touch "$cache/wheels.done"
-}
-
 # FindPython starts the arm64 Python by the emulator; when it looks for NumPy it takes this
 # from another variable (CMake 4.4). Debian's pyconfig.h includes <aarch64-linux-gnu/...>.
 build_project() {
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     --toolchain "$PWD/cmake/aarch64-toolchain.cmake" -DCPUATTN_ARM64_ROOT="$root" \
     -DCPUATTN_TESTS=ON -DCPUATTN_PYTHON=ON -DCPUATTN_LIBRARIES=static \
-    -DPython_EXECUTABLE="$root/usr/bin/$python" \
+    -DPython_EXECUTABLE="$root/usr/bin/python3.11" \
     -DPython_INTERPRETER_LAUNCHER="qemu-aarch64-static;-L;$root" \
     -DCMAKE_CXX_FLAGS="-isystem $root/usr/include" \
     -Dnanobind_DIR="$(python -m nanobind --cmake_dir)"
@@ -128,10 +71,9 @@ run_tests() {
   done
 }
 
-install_compiler_and_emulator
-unpack_root
+install_arm64_compiler_and_emulator
 install_venv
-install_wheels
+install_arm64_python "$cache"
 build_project
 run_examples
 run_tests

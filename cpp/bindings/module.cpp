@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <new>
 #include <optional>
@@ -35,8 +36,9 @@ constexpr double kReleaseMicroseconds = 10.0;
 // Calls with less work than this end soon enough, on any ISA, for signals to wait for them.
 constexpr double kWatchMicroseconds = 1000.0;
 
-// The context variable of `threads()`, once it has been used.
-PyObject* threads_variable = nullptr;
+// The context variable of `threads()`, once it has been used. It stays: without the GIL another
+// thread may be reading it.
+std::atomic<PyObject*> threads_variable{nullptr};
 
 PyObject* raise(const Error& error) {
   PyObject* type = PyExc_ValueError;
@@ -184,8 +186,9 @@ bool check_out_overlaps(const CallArguments& call) {
 // num_threads of the call, or of the innermost `with threads(n)`; 0 for the default.
 bool requested_threads(const CallArguments& call, int& threads) {
   threads = call.num_threads;
-  if (threads > 0 || threads_variable == nullptr) return true;
-  PyObject* value = PyObject_CallMethod(threads_variable, "get", nullptr);
+  PyObject* variable = threads_variable.load(std::memory_order_acquire);
+  if (threads > 0 || variable == nullptr) return true;
+  PyObject* value = PyObject_CallMethod(variable, "get", nullptr);
   if (value == nullptr) return false;
   if (value != Py_None) threads = static_cast<int>(PyLong_AsLong(value));
   Py_DECREF(value);
@@ -448,8 +451,9 @@ NB_MODULE(_core, m) {
   m.def(
       "use_threads_variable",
       [](nb::object variable) {
-        Py_XDECREF(threads_variable);
-        threads_variable = variable.release().ptr();
+        PyObject* none = nullptr;
+        if (threads_variable.compare_exchange_strong(none, variable.ptr())) variable.release();
       },
-      nb::arg("variable"), "Context variable that overrides the default number of threads.");
+      nb::arg("variable"),
+      "Context variable that overrides the default number of threads, for good.");
 }

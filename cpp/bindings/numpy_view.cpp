@@ -14,15 +14,19 @@ namespace {
 
 static_assert(sizeof(npy_intp) == sizeof(int64_t), "shapes are read as int64_t");
 
+// numpy.ma.MaskedArray, imported at first use; borrowed, or nullptr with a Python error set.
 PyObject* masked_array_type() {
-  static PyObject* type = nullptr;
-  if (type == nullptr) {
-    PyObject* module = PyImport_ImportModule("numpy.ma");
-    if (module == nullptr) return nullptr;
-    type = PyObject_GetAttrString(module, "MaskedArray");
-    Py_DECREF(module);
-  }
-  return type;
+  static std::atomic<PyObject*> kept{nullptr};
+  PyObject* type = kept.load(std::memory_order_acquire);
+  if (type != nullptr) return type;
+  PyObject* module = PyImport_ImportModule("numpy.ma");
+  if (module == nullptr) return nullptr;
+  type = PyObject_GetAttrString(module, "MaskedArray");
+  Py_DECREF(module);
+  PyObject* none = nullptr;
+  if (type == nullptr || kept.compare_exchange_strong(none, type)) return type;
+  Py_DECREF(type);  // another thread was first, with the same type
+  return none;
 }
 
 // The type number of bfloat16, which NumPy gives out when ml_dtypes is imported.

@@ -154,13 +154,13 @@ CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t 
       for (int k = 0; k < kQuad; ++k) acc[r][k] = multiply_add(q, k_vec[k], acc[r][k]);
     }
   };
-  int64_t c = 0;
-  for (; c + kLanes <= head_dim; c += kLanes) {
+  const int64_t whole = head_dim / kLanes * kLanes;
+  for (int64_t c = 0; c < whole; c += kLanes) {
     step(c, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
   }
-  if (c < head_dim) {
-    const int rest = static_cast<int>(head_dim - c);
-    step(c, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
+  if (whole < head_dim) {
+    const int rest = static_cast<int>(head_dim - whole);
+    step(whole, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
   }
   for (int r = 0; r < R; ++r) {
     store_sums4(scores + r * kDecodeKeys, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
@@ -175,9 +175,11 @@ CPUATTN_INLINE void add_numbers(const char* values, int64_t value_step, const Re
   for (int r = 0; r < R; ++r) {
     for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
   }
-  const auto step = [&](int64_t c, auto load_value) CPUATTN_LAMBDA {
+  const auto step = [&](int64_t c, auto overwrite, auto load_value) CPUATTN_LAMBDA {
     Vec acc[R];
-    for (int r = 0; r < R; ++r) acc[r] = first ? zero() : load(sums + r * stride + c);
+    for (int r = 0; r < R; ++r) {
+      acc[r] = decltype(overwrite)::value != 0 ? zero() : load(sums + r * stride + c);
+    }
     for (int k = 0; k < K; ++k) {
       const char* p = values + k * value_step + c * As::kSize;
       const Vec v = load_value(p);
@@ -186,14 +188,18 @@ CPUATTN_INLINE void add_numbers(const char* values, int64_t value_step, const Re
     }
     for (int r = 0; r < R; ++r) store(sums + r * stride + c, acc[r]);
   };
-  int64_t c = 0;
-  for (; c + kLanes <= head_dim_v; c += kLanes) {
-    step(c, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
-  }
-  if (c < head_dim_v) {
-    const int rest = static_cast<int>(head_dim_v - c);
-    step(c, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
-  }
+  const auto all_steps = [&](auto overwrite) CPUATTN_LAMBDA {
+    const int64_t whole = head_dim_v / kLanes * kLanes;
+    for (int64_t c = 0; c < whole; c += kLanes) {
+      step(c, overwrite, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
+    }
+    if (whole < head_dim_v) {
+      const int rest = static_cast<int>(head_dim_v - whole);
+      step(whole, overwrite, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
+    }
+  };
+  // Two loops: clang would ask in each step.
+  first ? all_steps(Count<1>{}) : all_steps(Count<0>{});
 }
 
 // The same for units of several keys, which lie in different rows: they are brought side by side in
