@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""Measure errors of every usable ISA against float64 and write docs/numerics.md's table.
+
+``python tools/numerics.py [--cpu NAME] [--emulated]`` measures this machine's ISAs into
+docs/numerics.json, keeps what other machines measured, and puts all of it between the
+marks of docs/numerics.md. ``--table`` writes the table alone. ``--cpu`` names the CPU
+where the system cannot, ``--emulated`` says that an emulator of it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cpuattn
+from cpuattn import reference
+
+Array = NDArray[Any]
+Report = dict[str, Any]
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARKS = "<!-- numerics begin -->", "<!-- numerics end -->"
+BEST_FIRST = (
+    "amx_bf16 avx512_bf16 avx512 avx2 neon_bf16 neon scalar".split()  # as in dispatch
+)
+# dtype of query, dtype of key and value, precision
+LEVELS = (
+    ("float64", "float64", "highest"),
+    ("float32", "float32", "highest"),
+    ("float32", "float32", "high"),
+    ("float32", "float32", "medium"),
+    ("float32", "float16", "highest"),
+    ("float32", "bfloat16", "highest"),
+    ("float16", "float16", "highest"),
+    ("bfloat16", "bfloat16", "highest"),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Hold one problem: sizes, options, and the standard deviation of the query."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    q_len: int
+    kv_len: int
+    head_dim: int
+    spread: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+SHAPES = (
+    Shape("128 x 128 x 64", 4, 4, 128, 128, 64),
+    Shape("577 x 577 x 80", 2, 2, 577, 577, 80),
+    Shape("512 x 512 x 128, causal", 4, 1, 512, 512, 128, 1.0, {"causal": True}),
+    Shape("1 x 65536 x 128", 8, 2, 1, 65536, 128),
+    Shape("128 x 8192 x 64", 1, 1, 128, 8192, 64),
+    Shape("256 x 256 x 64, scores near 30", 4, 4, 256, 256, 64, 8.0),
+)
+
+
+def inputs(shape: Shape, query_dtype: Any, cache_dtype: Any) -> tuple[Array, ...]:
+    """Return normally distributed arrays, the same on every machine."""
+    rng = np.random.default_rng(sum(shape.name.encode()))
+    sizes = (
+        (shape.heads, shape.q_len),
+        (shape.kv_heads, shape.kv_len),
+        (shape.kv_heads, shape.kv_len),
+    )
+    query, key, value = (rng.standard_normal((*n, shape.head_dim)) for n in sizes)
+    return (
+        (query * shape.spread).astype(query_dtype),
+        key.astype(cache_dtype),
+        value.astype(cache_dtype),
+    )
+
+
+def numpy_dtype(name: str) -> Any:
+    """Return a dtype by its name, bfloat16 included."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def relative_error(result: Array, exact: Array) -> float:
+    """Return the largest error, relative to the largest element of the exact result."""
+    worst = np.abs(result.astype(exact.dtype) - exact).max()
+    return float(worst / np.abs(exact).max())
+
+
+def measure_level(query: str, cache: str, precision: str, isas: list[str]) -> Report:
+    """Return the errors of one level on every shape: naive's, and each ISA's."""
+    wide = np.longdouble if query == "float64" else np.float64
+    naive_dtype = np.float64 if query == "float64" else np.float32
+    errors: Report = {isa: [] for isa in ("naive", *isas)}
+    products: dict[str, set[str]] = {isa: set() for isa in isas}
+    for shape in SHAPES:
+        arrays = inputs(shape, numpy_dtype(query), numpy_dtype(cache))
+        exact = reference.attention(*arrays, **shape.options, dtype=wide)
+        naive = reference.attention(*arrays, **shape.options, dtype=naive_dtype)
+        errors["naive"].append(relative_error(naive.astype(arrays[0].dtype), exact))
+        for isa in isas:
+            cpuattn._core.set_isa(isa)
+            options = shape.options | {"precision": precision}
+            products[isa].add(cpuattn.explain(*arrays, **options)["products"])
+            out = cpuattn.attention(*arrays, **options)
+            errors[isa].append(relative_error(out, exact))
+    cpuattn._core.set_isa(None)
+    return {"errors": errors, "products": products}
+
+
+def measure(cpu: str, emulated: bool) -> Report:
+    """Return what this machine's ISAs give, by ISA."""
+    isas = list(cpuattn.available_isas())
+    found: Report = {
+        isa: {
+            "cpu": cpu,
+            "emulated": emulated,
+            "version": cpuattn.__version__,
+            "numpy": np.__version__,
+            "rows": [],
+        }
+        for isa in isas
+    }
+    for level in LEVELS:
+        report = measure_level(*level, isas)
+        for isa in isas:
+            found[isa]["rows"].append(
+                {
+                    "query": level[0],
+                    "cache": level[1],
+                    "precision": level[2],
+                    "products": ", ".join(sorted(report["products"][isa])),
+                    "errors": rounded(report["errors"][isa]),
+                    "naive": rounded(report["errors"]["naive"]),
+                }
+            )
+        print(*level, file=sys.stderr)
+    return found
+
+
+def rounded(errors: list[float]) -> dict[str, float]:
+    """Return the errors of the shapes by name, with three digits."""
+    return {
+        s.name: float(f"{e:.2e}") for s, e in zip(SHAPES, errors, strict=True)
+    }
+
+
+def table(document: Report) -> str:
+    """Return the Markdown of all rows: levels in order, best ISA first."""
+    names = [shape.name for shape in SHAPES]
+    lines = [
+        "| query / cache, precision | ISA | products | " + " | ".join(names) + " |",
+        "|" + "---|" * (3 + len(names)),
+    ]
+    isas = [isa for isa in BEST_FIRST if isa in document["isas"]]
+    for level in LEVELS:
+        for isa in isas:
+            for row in document["isas"][isa]["rows"]:
+                if (row["query"], row["cache"], row["precision"]) == level:
+                    lines.append(table_row(level, isa, row, names))
+    machines = [
+        f"- {isa}: {entry['cpu']}{', emulated' if entry['emulated'] else ''}; "
+        f"cpuattn {entry['version']}, NumPy {entry['numpy']}"
+        for isa, entry in ((isa, document["isas"][isa]) for isa in isas)
+    ]
+    return "\n".join([*lines, "", "Measured on:", "", *machines])
+
+
+def table_row(
+    level: tuple[str, str, str], isa: str, row: Report, names: list[str]
+) -> str:
+    """Return one line: errors, and in parentheses how many times the naive one's."""
+    query, cache, precision = level
+    arrays = query if query == cache else f"{query} / {cache}"
+    label = arrays if precision == "highest" else f'{arrays}, "{precision}"'
+    cells = []
+    for name in names:
+        ours, naive = row["errors"][name], row["naive"][name]
+        cells.append(f"{ours:.1e} ({ours / naive:.2g}x)")
+    return f"| {label} | {isa} | {row['products']} | {' | '.join(cells)} |"
+
+
+def replace_table(text: str, document: Report) -> str:
+    """Return the page with the table between its marks."""
+    head, rest = text.split(MARKS[0])
+    tail = rest.split(MARKS[1])[1]
+    return f"{head}{MARKS[0]}\n{table(document)}\n{MARKS[1]}{tail}"
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Measure errors against float64.")
+    parser.add_argument("--cpu", help="name of the CPU, where the system does not say")
+    parser.add_argument("--emulated", action="store_true", help="an emulator runs this")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the files are")
+    options = parser.parse_args()
+    data, page = options.docs / "numerics.json", options.docs / "numerics.md"
+    document = json.loads(data.read_text()) if data.exists() else {"isas": {}}
+    if not options.table:
+        cpu = options.cpu or cpuattn.info()["cpu"]
+        document["isas"] |= measure(cpu, options.emulated)
+        data.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    page.write_text(replace_table(page.read_text(), document))
+
+
+if __name__ == "__main__":
+    main()
