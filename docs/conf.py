@@ -30,7 +30,17 @@ myst_fence_as_directive: set[str] = set()
 autodoc_typehints = "none"  # numpydoc's sections say shapes and dtypes, hints do not
 python_maximum_signature_line_length = 80
 numpydoc_show_class_members = False
-numpydoc_validation_checks = {"GL01", "GL03", "GL08", "SS01", "SS03", "PR02", "PR04", "RT04", "YD01"}
+numpydoc_validation_checks = {
+    "GL01",
+    "GL03",
+    "GL08",
+    "SS01",
+    "SS03",
+    "PR02",
+    "PR04",
+    "RT04",
+    "YD01",
+}
 
 html_theme = "furo"
 html_title = f"cpuattn {version}"

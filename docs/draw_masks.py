@@ -38,8 +38,10 @@ class Panel:
     extra: Array | None = None  # a column of its own: what the sinks took
 
 
-def weights_of(*, rows: int = ROWS, scores: Array | None = None, **options: Any) -> Array:
-    """Return the weights of one head whose scores are `scores`, all equal by default."""
+def weights_of(
+    *, rows: int = ROWS, scores: Array | None = None, **options: Any
+) -> Array:
+    """Return the weights of one head with these scores, by default equal ones."""
     query = np.zeros((1, 1, rows, KEYS), np.float32)
     key = np.eye(KEYS, dtype=np.float32)[None, None]
     if scores is not None:
@@ -237,15 +239,18 @@ def heads() -> str:
     query_heads, kv_heads = 8, 2
     query = np.zeros((1, query_heads, 1, 8), np.float32)
     key = np.zeros((1, kv_heads, 1, 8), np.float32)
-    value = np.zeros((1, kv_heads, 1, 1), np.float32) + np.arange(kv_heads)[:, None, None]
+    value = (
+        np.zeros((1, kv_heads, 1, 1), np.float32) + np.arange(kv_heads)[:, None, None]
+    )
     read = cpuattn.attention(query, key, value.astype(np.float32))[0, :, 0, 0]
     width, step, top = 34, 44, 26
     parts = [text(14, top + 20, "query heads"), text(14, top + 110, "kv heads")]
     for head in range(query_heads):
         group = int(np.rint(read[head]))
-        x, target = 110 + head * step, 110 + (group * 4 + 1.5) * step
+        x = 110 + head * step
+        middle, target = x + width / 2, 110 + (group * 4 + 1.5) * step + width / 2
         parts += [
-            f'<path d="M{x + width / 2:g} {top + 30}L{target + width / 2:g} {top + 92}" '
+            f'<path d="M{middle:g} {top + 30}L{target:g} {top + 92}" '
             f'stroke="{COLORS[group]}" stroke-width="1.5"/>',
             box(x, top, width, 30, COLORS[group], str(head)),
         ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Measure errors of every usable ISA against float64 and write docs/numerics.md's table.
+"""Measure the errors of every usable ISA against float64; write docs/numerics.md.
 
 ``python tools/numerics.py [--cpu NAME] [--emulated]`` measures this machine's ISAs into
 docs/numerics.json, keeps what other machines measured, and puts all of it between the
@@ -27,8 +27,15 @@ Report = dict[str, Any]
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKS = "<!-- numerics begin -->", "<!-- numerics end -->"
+# As in dispatch.
 BEST_FIRST = (
-    "amx_bf16 avx512_bf16 avx512 avx2 neon_bf16 neon scalar".split()  # as in dispatch
+    "amx_bf16",
+    "avx512_bf16",
+    "avx512",
+    "avx2",
+    "neon_bf16",
+    "neon",
+    "scalar",
 )
 # dtype of query, dtype of key and value, precision
 LEVELS = (
@@ -151,9 +158,7 @@ def measure(cpu: str, emulated: bool) -> Report:
 
 def rounded(errors: list[float]) -> dict[str, float]:
     """Return the errors of the shapes by name, with three digits."""
-    return {
-        s.name: float(f"{e:.2e}") for s, e in zip(SHAPES, errors, strict=True)
-    }
+    return {s.name: float(f"{e:.2e}") for s, e in zip(SHAPES, errors, strict=True)}
 
 
 def table(document: Report) -> str:
