@@ -35,17 +35,21 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # Runs the blocks of a page, whose JSON is on stdin; tracebacks name page and line.
 RUNNER = """
-import doctest, json, sys
-page, names = sys.argv[1], {"__name__": "__main__"}
-for line, kind, text in json.load(sys.stdin):
-    if kind == "python":
-        exec(compile("\\n" * line + text, page, "exec"), names)
+import doctest as _doctest, json as _json, sys as _sys
+_page, _tests = _sys.argv[1:]
+if "lucid" in _page:
+    _sys.path.append(_tests)
+    __import__("lucid_support").load()  # which makes it run on older Pythons
+for _line, _kind, _text in _json.load(_sys.stdin):
+    if _kind == "python":
+        exec(compile("\\n" * _line + _text, _page, "exec"), globals())
     else:
-        test = doctest.DocTestParser().get_doctest(text, names, page, page, line)
-        test.globs = names
-        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-        if runner.run(test, clear_globs=False).failed:
-            sys.exit(1)
+        _parser = _doctest.DocTestParser()
+        _test = _parser.get_doctest(_text, {}, _page, _page, _line)
+        _test.globs = globals()
+        _runner = _doctest.DocTestRunner(optionflags=_doctest.ELLIPSIS)
+        if _runner.run(_test, clear_globs=False).failed:
+            _sys.exit(1)
 """
 
 
@@ -68,11 +72,15 @@ def pages_with(*kinds: str) -> list[Any]:
     return [pytest.param(page, id=page_name(page)) for page in found]
 
 
-def skip_without_framework(errors: str) -> None:
-    """Skip where the last line of a traceback says that a framework is missing."""
-    last = errors.strip().splitlines()[-1:]
-    if last and re.search(rf"No module named '({FRAMEWORKS})\b", last[0]):
-        pytest.skip(f"not installed: {last[0]}")
+def skip_without_framework(output: str) -> None:
+    """Skip where a traceback says that a framework is missing."""
+    missing = re.search(
+        rf"^\s*ModuleNotFoundError: No module named '({FRAMEWORKS})\b.*",
+        output,
+        re.MULTILINE,
+    )
+    if missing:
+        pytest.skip(f"not installed: {missing[0].strip()}")
 
 
 @pytest.mark.native
@@ -80,13 +88,13 @@ def skip_without_framework(errors: str) -> None:
 def test_docs_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     done = run_python(
         f"import os, sys; os.chdir({str(tmp_path)!r})\n{RUNNER}",
-        args=[page_name(page)],
+        args=[page_name(page), str(Path(__file__).parent)],
         input=json.dumps(blocks(page, "python", "pycon")),
         timeout=600,
         KERAS_BACKEND="numpy",
     )
     if done.returncode:
-        skip_without_framework(done.stderr)
+        skip_without_framework(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
