@@ -20,8 +20,8 @@ project_copyright = f"{author}, MIT license"
 version = release = cpuattn.__version__
 
 extensions = ["cli_help", "myst_parser", "numpydoc", "sphinx.ext.autodoc"]
-nitpicky = False
 default_role = "py:obj"
+smartquotes = False
 exclude_patterns = ["_ext", "*.py"]
 
 myst_heading_anchors = 3

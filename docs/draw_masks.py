@@ -157,7 +157,7 @@ def hiding() -> dict[str, str]:
         batch, keys, keys, causal=True, return_weights=True, **lengths
     )[-1]
     return {
-        "full": picture("full attention", Panel(weights_of())),
+        "full": picture("full attention", Panel(weights_of(), "no option")),
         "causal": picture(
             "causal masks",
             Panel(weights_of(causal="top_left"), "causal=&quot;top_left&quot;"),
