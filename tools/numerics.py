@@ -164,7 +164,8 @@ def rounded(errors: list[float]) -> dict[str, float]:
 def table(document: Report) -> str:
     """Return the Markdown of all rows: levels in order, best ISA first.
 
-    A level that multiplies float32 as "highest" does is the same computation.
+    A level that multiplies float32 as "highest" does is the same computation and has no
+    line; ISAs of the same figures share one.
     """
     names = [shape.name for shape in SHAPES]
     lines = [
@@ -174,32 +175,39 @@ def table(document: Report) -> str:
     best_first = [row["name"] for row in cpuattn.info()["isas"]]
     isas = [isa for isa in best_first if isa in document["isas"]]
     for level in LEVELS:
+        shared: dict[str, list[str]] = {}
         for isa in isas:
-            for row in document["isas"][isa]["rows"]:
+            entry = document["isas"][isa]
+            for row in entry["rows"]:
                 same = (row["query"], row["cache"], row["precision"]) == level
                 if same and (level[2] == "highest" or row["products"] != "float32"):
-                    lines.append(table_row(level, isa, row, names))
+                    name = isa + (" (emulated)" if entry["emulated"] else "")
+                    shared.setdefault(figures(row, names), []).append(name)
+        lines += [
+            f"| {label(*level)} | {', '.join(found)} | {cells} |"
+            for cells, found in shared.items()
+        ]
     machines = [
-        f"- {isa}: {entry['cpu']}{', emulated' if entry['emulated'] else ''}; "
-        f"cpuattn {entry['version']}, NumPy {entry['numpy']}"
+        f"- {isa}: {entry['cpu']}; cpuattn {entry['version']}, NumPy {entry['numpy']}"
         for isa, entry in ((isa, document["isas"][isa]) for isa in isas)
     ]
     return "\n".join([*lines, "", "Measured on:", "", *machines])
 
 
-def table_row(
-    level: tuple[str, str, str], isa: str, row: Report, names: list[str]
-) -> str:
-    """Return one line: errors, and in parentheses how many times the naive one's."""
-    query, cache, precision = level
+def label(query: str, cache: str, precision: str) -> str:
+    """Return the name of a level."""
     arrays = query if query == cache else f"{query} / {cache}"
-    label = arrays if precision == "highest" else f'{arrays}, "{precision}"'
-    cells = []
+    return arrays if precision == "highest" else f'{arrays}, "{precision}"'
+
+
+def figures(row: Report, names: list[str]) -> str:
+    """Return products and errors, with how many times the naive one's each is."""
+    cells = [row["products"]]
     for name in names:
         ours, naive = row["errors"][name], row["naive"][name]
         error = f"{ours:.1e}".replace("e-0", "e-")
-        cells.append(f"{error} ({ours / naive:.2g}x)")
-    return f"| {label} | {isa} | {row['products']} | {' | '.join(cells)} |"
+        cells.append(f"{error} ({float(f'{ours / naive:.2g}'):g}x)")
+    return " | ".join(cells)
 
 
 def replace_table(text: str, document: Report) -> str:
