@@ -181,7 +181,7 @@ def table(document: Report) -> str:
             for row in entry["rows"]:
                 same = (row["query"], row["cache"], row["precision"]) == level
                 if same and (level[2] == "highest" or row["products"] != "float32"):
-                    name = isa + (" (emulated)" if entry["emulated"] else "")
+                    name = isa + ("\\*" if entry["emulated"] else "")
                     shared.setdefault(figures(row, names), []).append(name)
         lines += [
             f"| {label(*level)} | {', '.join(found)} | {cells} |"
@@ -191,7 +191,8 @@ def table(document: Report) -> str:
         f"- {isa}: {entry['cpu']}; cpuattn {entry['version']}, NumPy {entry['numpy']}"
         for isa, entry in ((isa, document["isas"][isa]) for isa in isas)
     ]
-    return "\n".join([*lines, "", "Measured on:", "", *machines])
+    head = "Measured on (\\* stands for an emulated CPU):"
+    return "\n".join([*lines, "", head, "", *machines])
 
 
 def label(query: str, cache: str, precision: str) -> str:
