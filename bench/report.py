@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Regenerate what README.md shows of a run: the table between its marks, the plots.
+"""Regenerate what the documents show of a run: tables between marks, and the plots.
 
-``python bench/report.py results.json --readme README.md --figures docs/figures``
+``python bench/report.py`` does README.md, docs/benchmarks.md and docs/figures from
+bench/results/results.json; ``--measure`` makes that file anew before (half an hour).
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,25 @@ from plot import OVERVIEW_CASES, draw_all
 from results import Report, load, of_dtypes
 from table import caption, markdown
 
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "results.json"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+FIGURES = ROOT / "docs" / "figures"
+# What run.py is asked for, one run after the other into the same file.
+MEASUREMENTS = (
+    ("report", "--dtypes", "all", "--threads", "1", "--overwrite"),
+    (
+        "dense_2048_d128",
+        "causal_2048_d64",
+        "bert_128",
+        "cross_attention_77",
+        "decode_gqa_8192",
+        "decode_mha_1024_d128",
+        "--threads",
+        "2",
+        "--resume",
+    ),
+)
 README_CASES = (
     *OVERVIEW_CASES,
     "decode_gqa_1024",
@@ -92,24 +113,42 @@ def replace_between(text: str, label: str, table: str) -> str:
     return f"{head}{begin}\n{table}\n{end}{tail}"
 
 
+def measure(path: Path) -> None:
+    """Measure everything that the tables and plots show, into a JSON file."""
+    for words in MEASUREMENTS:
+        settings = ["--rounds", "3", "--max-seconds", "2", "--json", str(path)]
+        script = Path(__file__).with_name("run.py")
+        subprocess.run([sys.executable, script, *words, *settings], check=True)
+
+
+def update_page(page: Path, document: Report) -> None:
+    """Replace the tables of a page."""
+    text = changed = page.read_text()
+    for threads in sorted({result["threads"] for result in document["results"]}):
+        changed = replace_tables(changed, document, threads)
+    if changed == text:
+        print(f"{page}: nothing to change", file=sys.stderr)
+    page.write_text(changed)
+
+
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Regenerate README figures.")
-    parser.add_argument("json", type=Path)
-    parser.add_argument("--readme", type=Path)
-    parser.add_argument("--figures", type=Path)
+    parser = argparse.ArgumentParser(description="Regenerate tables and figures.")
+    parser.add_argument("json", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--measure", action="store_true", help="make the JSON first")
+    parser.add_argument(
+        "--readme", type=Path, action="append", help="only this page, repeatable"
+    )
+    parser.add_argument("--figures", type=Path, help="only figures, to a directory")
     options = parser.parse_args()
+    if options.measure:
+        measure(options.json)
     document = load(options.json)
-    if options.readme is not None:
-        text = options.readme.read_text()
-        changed = text
-        for threads in sorted({result["threads"] for result in document["results"]}):
-            changed = replace_tables(changed, document, threads)
-        if changed == text:
-            print(f"{options.readme}: nothing to change", file=sys.stderr)
-        options.readme.write_text(changed)
-    if options.figures is not None:
-        for path in draw_all(document, options.figures):
+    everything = options.readme is None and options.figures is None
+    for page in PAGES if everything else options.readme or ():
+        update_page(page, document)
+    if everything or options.figures is not None:
+        for path in draw_all(document, options.figures or FIGURES):
             print(path)
 
 

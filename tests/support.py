@@ -372,14 +372,18 @@ def sees(query: Array, key: Array, value: Array, **options: Any) -> Array:
 
 
 def run_python(
-    code: str, *, timeout: float = 120, args: Sequence[str] = (), **env: str | None
+    code: str, *, timeout: float = 120, args: Sequence[str] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run `code` in a new interpreter; a variable of value None is removed."""
-    return run_module(["-c", code, *args], timeout=timeout, **env)
+    return run_module(["-c", code, *args], timeout=timeout, **options)
 
 
 def run_module(
-    args: Sequence[str], *, timeout: float = 120, **env: str | None
+    args: Sequence[str],
+    *,
+    timeout: float = 120,
+    input: str | None = None,
+    **env: str | None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the interpreter with `args`; a variable of value None is removed."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("CPUATTN_")}
@@ -391,6 +395,7 @@ def run_module(
         capture_output=True,
         text=True,
         timeout=timeout,
+        input=input,
         check=False,
     )
 

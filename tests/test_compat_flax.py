@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -720,21 +716,3 @@ def test_flax_is_not_imported() -> None:
         "nnx.dot_product_attention(x, x, x, precision='high', is_causal=True)\n"
         "assert not {'jax', 'flax'} & {*sys.modules}"
     )
-
-
-def test_flax_documentation_gives_the_same_before_and_after() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "from-flax.md").read_text()
-    results: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(block, results)
-    np.testing.assert_allclose(
-        results["after"], np.asarray(results["before"]), rtol=1e-5, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("name", ["flax.linen", "flax.masks", "flax.nnx"])
-def test_flax_examples_run(name: str) -> None:
-    module = importlib.import_module(f"cpuattn.compat.{name}")
-    done = doctest.testmod(module)
-    assert done.attempted > 0
-    assert done.failed == 0

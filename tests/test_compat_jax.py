@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -333,20 +329,3 @@ def test_jax_is_not_imported() -> None:
         "jax.dot_product_attention(x, x, x, return_residual=True)\n"
         "assert 'jax' not in sys.modules"
     )
-
-
-def test_jax_documentation_gives_the_same_before_and_after() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "from-jax.md").read_text()
-    results: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(block, results)
-    np.testing.assert_allclose(
-        results["after"], np.asarray(results["before"]), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_jax_examples_run() -> None:
-    module = importlib.import_module("cpuattn.compat.jax")
-    done = doctest.testmod(module)
-    assert done.attempted > 0
-    assert done.failed == 0

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import os
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 
 from cpuattn import compat
-from cpuattn.compat.keras import GroupedQueryAttention, GroupQueryAttention, layer
+from cpuattn.compat.keras import GroupedQueryAttention, GroupQueryAttention
 from support import Array, assert_same, assert_within, normal, run_python
 
 os.environ["KERAS_BACKEND"] = "numpy"
@@ -637,19 +635,3 @@ def test_keras_layer_is_imported_when_asked_for() -> None:
     assert not modules & {"keras", "h5py", "ml_dtypes", "torch", "jax", "scipy"}
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = compat.keras.Nothing
-
-
-def test_keras_layer_examples_run() -> None:
-    done = doctest.testmod(layer, optionflags=doctest.ELLIPSIS)
-    assert done.failed == 0
-    assert done.attempted > 4
-
-
-def test_keras_layer_snippets_of_the_documentation_run() -> None:
-    page = Path(__file__).parents[1] / "docs" / "from-keras.md"
-    snippets = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
-    before, after, *_ = snippets
-    names: dict[str, Any] = {}
-    exec(before, names)
-    exec(after, names)
-    assert type(names["layer"]) is GroupQueryAttention

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib
 import inspect
 import os
@@ -708,22 +707,3 @@ def test_parts_need_numpy_alone() -> None:
     absent = {"keras", "torch", "scipy", "h5py", "ml_dtypes", "jax"}
     assert "numpy" in loaded.split()
     assert not absent & {*loaded.split()}
-
-
-MODULES = (
-    "initializers",
-    "regularizers",
-    "constraints",
-    "saving",
-    "_random",
-    "_scaling",
-    "_initializer",
-)
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_parts_examples_run(module: str) -> None:
-    found = importlib.import_module(f"cpuattn.compat.keras.{module}")
-    result = doctest.testmod(found)
-    assert result.attempted > 0
-    assert result.failed == 0

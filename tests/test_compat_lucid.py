@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import inspect
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -522,20 +518,3 @@ def test_lucid_itself_gives_what_the_formula_gives(
     for theirs, ours in zip((out.data, weights.data), wanted, strict=True):
         assert theirs.dtype == ours.dtype
         np.testing.assert_array_equal(theirs, ours)
-
-
-def test_lucid_documentation_gives_the_same_before_and_after(lucid: Any) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "from-lucid.md").read_text()
-    results: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(block, results)
-    np.testing.assert_allclose(
-        results["after"], np.asarray(results["before"]), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_lucid_examples_run() -> None:
-    module = importlib.import_module("cpuattn.compat.lucid")
-    done = doctest.testmod(module)
-    assert done.attempted > 0
-    assert done.failed == 0

@@ -6,11 +6,9 @@ What MLX gives at the edges is also written down, so that it is tested without M
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -408,17 +406,3 @@ def test_mlx_inputs_without_a_floating_dtype_are_refused(dtype: str) -> None:
     if mx is not None:
         with pytest.raises(ValueError, match="unsupported type"):
             theirs(((*inputs.values(),), options))
-
-
-def test_mlx_guide_runs() -> None:
-    guide = Path(__file__).parents[1] / "docs" / "from-mlx.md"
-    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
-    names: dict[str, Any] = {}
-    for block in blocks[1:]:  # the first is the code of before
-        exec(block, names)
-    assert len(blocks) > 1
-
-
-def test_mlx_example_runs() -> None:
-    assert doctest.testmod(ours).failed == 0
-    assert doctest.testmod(ours).attempted > 0

@@ -8,20 +8,16 @@ operator; there the body is right.
 
 from __future__ import annotations
 
-import doctest
 import functools
 import inspect
-import re
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-import cpuattn.compat.onnx as ours
 from cpuattn.compat.onnx import AttentionOutputs, attention
 from dtypes import BFLOAT16
 from support import SEED, Array, allowance, assert_same, assert_within, normal
@@ -710,17 +706,3 @@ def test_onnx_random_combination_matches_the_runtime(arguments: Arguments) -> No
         )
         allowed = allowance(exact_, [theirs_], mine[n].dtype, scale=largest)
         assert_within(ours_, exact_, allowed)
-
-
-def test_onnx_guide_runs() -> None:
-    guide = Path(__file__).parents[1] / "docs" / "from-onnx.md"
-    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
-    names: dict[str, Any] = {}
-    for block in blocks[1:]:  # the first is the code of before
-        exec(block, names)
-    assert len(blocks) > 1
-
-
-def test_onnx_example_runs() -> None:
-    assert doctest.testmod(ours).failed == 0
-    assert doctest.testmod(ours).attempted > 0

@@ -7,12 +7,9 @@ Models are tiny, of random weights, and drawn so that each of their options matt
 from __future__ import annotations
 
 import copy
-import doctest
 import functools
 import inspect
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +34,6 @@ integration.register()
 from cpuattn.integrations import _transformers_attention as hook  # noqa: E402
 from cpuattn.integrations._transformers_masks import make_mask  # noqa: E402
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "from-transformers.md"
 LAYERS = 2
 VOCABULARY = 61
 WINDOW = 5
@@ -652,21 +648,6 @@ def test_register_under_another_name_selects_it(calls: list[dict[str, Any]]) -> 
     logits_of(model_of("llama", "another"), batch("none"))
 
     assert len(calls) == LAYERS
-
-
-def test_register_examples_run() -> None:
-    finder = doctest.DocTestFinder(recurse=False)
-    runner = doctest.DocTestRunner()
-    for test in finder.find(integration.register, "register", globs={}):
-        runner.run(test)
-    assert runner.tries > 0
-    assert runner.failures == 0
-
-
-def test_document_snippets_run() -> None:
-    snippets = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert snippets
-    expect_success("\n".join(snippets))
 
 
 @pytest.mark.parametrize("missing", ["transformers", "torch"])
