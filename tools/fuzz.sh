@@ -22,7 +22,7 @@ CC=clang CXX=clang++ cmake -S . -B "$cache/build" -G Ninja -DCMAKE_BUILD_TYPE=Re
   -DCMAKE_CXX_FLAGS="$flags" -DCPUATTN_TESTS=ON -DCPUATTN_FUZZER=ON \
   -DCPUATTN_ISAS="avx2;neon" -DCPUATTN_LIBRARIES=static
 cmake --build "$cache/build" --target capi_fuzz
-mkdir -p "$cache/corpus"
+mkdir -p "$cache/corpus" cpp/tests/corpus
 echo "== $runs runs"
 "$cache/build/cpp/tests/capi_fuzz" -runs="$runs" -max_len=512 -print_final_stats=1 \
   -artifact_prefix="$cache/" "$cache/corpus" cpp/tests/corpus
