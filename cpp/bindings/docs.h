@@ -102,7 +102,10 @@ ValueError
 RuntimeError
     CPUATTN_ISA names an instruction set that cannot run here.
 MemoryError
-    Scratch memory cannot be had.
+    Scratch memory or a result cannot be had.
+KeyboardInterrupt
+    Or whatever a signal handler raises during a long call on the main thread; what `out`
+    holds is then not specified.
 
 Notes
 -----

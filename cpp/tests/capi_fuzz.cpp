@@ -6,6 +6,7 @@
 // LLVMFuzzerTestOneInput is libFuzzer's entry. Without libFuzzer, main() runs files (a corpus), or
 // random inputs: capi_fuzz [--runs N] [--seed N] [--seconds N] [file ...].
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -49,6 +50,11 @@ class Choices {
   std::fprintf(stderr, "capi_fuzz: %s (last error: %s)\n", what, cpuattn_last_error());
   std::abort();
 }
+
+const cpuattn_executor kBackwards{[](void*, int64_t count, cpuattn_task task, void* context) {
+                                    while (count > 0) task(context, --count);
+                                  },
+                                  nullptr};
 
 int64_t size_of(int32_t dtype) {
   constexpr int64_t kSizes[] = {4, 8, 2, 2, 1, 4, 8};
@@ -299,7 +305,19 @@ class FuzzProblem {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Choices choices(data, size);
-  const FuzzProblem fuzz(choices);
+  FuzzProblem fuzz(choices);
+  if (choices.chance(20)) fuzz.problem.executor = &kBackwards;
+  if (choices.chance(10)) {
+    std::atomic<int64_t> questions{choices.below(20)};
+    fuzz.problem.cancelled = [](void* left) -> int32_t {
+      return static_cast<std::atomic<int64_t>*>(left)->fetch_sub(1) <= 0 ? 1 : 0;
+    };
+    fuzz.problem.cancelled_context = &questions;
+    const cpuattn_status ended = cpuattn_attention(&fuzz.problem);
+    if ((ended == CPUATTN_ERROR_CANCELLED) && questions.load() >= 0) complain("cancelled unasked");
+    if (ended == CPUATTN_OK && questions.load() < 0) complain("not cancelled");
+    fuzz.problem.cancelled = nullptr;
+  }
   const cpuattn_status status = cpuattn_attention(&fuzz.problem);
   ++(status == CPUATTN_OK ? computed : refused);
   if (status != CPUATTN_OK) {
@@ -311,6 +329,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (cpuattn_plan_create(&fuzz.problem, &plan) != CPUATTN_OK) complain("no plan");
   if (cpuattn_plan_run(plan, &fuzz.problem) != CPUATTN_OK) complain("the plan does not run");
   cpuattn_plan_destroy(plan);
+  size_t bytes = 0;
+  if (cpuattn_plan_bytes(&fuzz.problem, &bytes) != CPUATTN_OK) complain("no size of a plan");
+  const std::unique_ptr<char[]> memory(new char[bytes]);
+  if (cpuattn_plan_place(&fuzz.problem, memory.get(), bytes - 1, &plan) != CPUATTN_ERROR_MEMORY) {
+    complain("a plan in too little memory");
+  }
+  if (cpuattn_plan_place(&fuzz.problem, memory.get(), bytes, &plan) != CPUATTN_OK ||
+      cpuattn_plan_run(plan, &fuzz.problem) != CPUATTN_OK) {
+    complain("the placed plan does not run");
+  }
   return 0;
 }
 

@@ -63,6 +63,37 @@ void expect_error(Report& report, const Arguments& args, Error::Kind kind, const
                 "got \"%s\", expected \"%s\"", error.text, text);
 }
 
+// Arrays that repeat one element.
+void test_limits(Report& report) {
+  report.subject("sizes that 64 bits cannot count are refused");
+  constexpr int64_t kWide = (int64_t{1} << 32) + 1;
+  constexpr int64_t kLong = (int64_t{1} << 40) + 1;
+  constexpr int64_t kMany = int64_t{1} << 30;
+  using Sizes = std::initializer_list<int64_t>;
+  const auto expect_text = [&](Sizes query, Sizes key, Sizes value, const char* text) {
+    TestArray q{"query", query}, k{"key", key}, v{"value", value};
+    Arguments args;
+    args.query = q.get();
+    args.key = k.get();
+    args.value = v.get();
+    AttentionProblem p;
+    Error error;
+    const bool built = build_sizes(args, p, error);
+    report.expect(!built && std::strncmp(error.text, text, std::strlen(text)) == 0,
+                  "got \"%s\", expected \"%s\"", error.text, text);
+  };
+  expect_text({kWide, 1, 0}, {1, 1, 0}, {1, 1, 0}, "query: num_heads must be at most 2**32");
+  expect_text({1, kLong, 0}, {1, 1, 0}, {1, 1, 0}, "query: q_len must be at most 2**40");
+  expect_text({1, 0, kWide}, {1, 0, kWide}, {1, 0, 0}, "query: head_dim must be at most 2**32");
+  expect_text({0, 1, 0}, {kWide, 1, 0}, {kWide, 1, 0}, "key: num_kv_heads must be at most 2**32");
+  expect_text({1, 1, 0}, {1, kLong, 0}, {1, kLong, 0}, "key: kv_len must be at most 2**40");
+  expect_text({1, 1, 0}, {1, 1, 0}, {1, 1, kWide}, "value: head_dim_v must be at most 2**32");
+  const char* const rows =
+      "query: batch * num_heads * q_len must be at most 2**56; got batch shape";
+  expect_text({kMany, 1, 1, 1, 0}, {kMany, 1, 1, 0}, {1, 1, 0}, rows);
+  expect_text({0, kMany, kMany, 1, 1, 0}, {1, 1, 0}, {1, 1, 0}, rows);
+}
+
 void test_sizes(Report& report) {
   report.subject("sizes and views of a valid problem");
   const Valid valid;
@@ -390,6 +421,7 @@ void test_error_text(Report& report) {
 int main() {
   cpuattn::Report report;
   cpuattn::test_sizes(report);
+  cpuattn::test_limits(report);
   cpuattn::test_layout(report);
   cpuattn::test_broadcast(report);
   cpuattn::test_tensor_errors(report);

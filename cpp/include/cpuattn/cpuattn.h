@@ -46,7 +46,7 @@ enum {
   CPUATTN_OK = 0,
   CPUATTN_ERROR_TYPE = 1,        /* a dtype is wrong */
   CPUATTN_ERROR_VALUE = 2,       /* a shape, a value or a combination is wrong */
-  CPUATTN_ERROR_RUNTIME = 3,     /* CPUATTN_ISA names an instruction set that cannot run here */
+  CPUATTN_ERROR_RUNTIME = 3,     /* CPUATTN_ISA names what cannot run here; see also cancelled */
   CPUATTN_ERROR_MEMORY = 4,      /* out of memory, or a plan is too small for a problem */
   CPUATTN_ERROR_UNSUPPORTED = 5, /* this build of the library lacks what is asked for */
   CPUATTN_ERROR_CANCELLED = 6    /* the problem's function `cancelled` said so */
@@ -133,7 +133,8 @@ typedef struct cpuattn_problem {
 
   /* Whether the call is to end early, with CPUATTN_ERROR_CANCELLED and unspecified results; NULL:
    * never. Asked many times a millisecond, by every thread that computes: it may read a flag or the
-   * clock, and must not throw. */
+   * clock, and must not throw. It may call this library. If it forks, the call ends in the child
+   * with CPUATTN_ERROR_RUNTIME where other threads had a part in it. */
   int32_t (*cancelled)(void* context);
   void* cancelled_context;
 } cpuattn_problem;
