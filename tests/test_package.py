@@ -270,6 +270,12 @@ def test_package_command_bench_times_its_cases() -> None:
     assert len(done.stdout.splitlines()) > 1
 
 
+def test_package_command_cmake_dir_prints_one_line() -> None:
+    done = run_module(["-m", "cpuattn", "--cmake-dir"], COLUMNS="20")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{PACKAGE / 'lib' / 'cmake' / 'cpuattn'}\n"
+
+
 @pytest.mark.parametrize("words", [["no-such-command"], ["info", "--no-such-option"]])
 def test_package_command_line_errors_exit_with_2(words: list[str]) -> None:
     done = run_module(["-m", "cpuattn", *words])

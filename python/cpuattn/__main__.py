@@ -49,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     int
         0 on success, 1 when `selftest` found an error.
     """
-    parser = argparse.ArgumentParser(prog="python -m cpuattn")
+    parser = argparse.ArgumentParser(
+        prog="python -m cpuattn",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # paths in one line
+    )
     parser.add_argument(
         "--cmake-dir",
         action="version",
