@@ -19,9 +19,10 @@ if("$ENV{ZIG_ARCH}" STREQUAL "aarch64")
   set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static)
 endif()
 
-# Without -mcpu zig compiles for the CPU at hand, and without -fno-sanitize it instruments code.
+# Without -mcpu zig compiles for the CPU at hand, without -fno-sanitize it instruments code, and
+# without -g0 it adds debug information.
 set(CMAKE_CXX_COMPILER "$ENV{ZIG}" c++ -target ${zig_arch}-linux-gnu.2.28 -mcpu=${zig_cpu}
-  -fno-sanitize=all)
+  -fno-sanitize=all -g0)
 
 function(zig_run)
   execute_process(COMMAND ${ARGV} OUTPUT_VARIABLE output ERROR_VARIABLE error

@@ -109,6 +109,13 @@ def test_info_names_an_arm_cpu_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -
     assert cpuattn.info()["cpu"] == "CPU implementer 0x41, CPU part 0xd0c"
 
 
+def test_cli_cmake_dir_is_one_line_on_a_narrow_terminal() -> None:
+    done = run_module(["-m", "cpuattn", "--cmake-dir"], COLUMNS="20")
+    assert done.returncode == 0, done.stderr
+    package = Path(cpuattn.__file__).parent
+    assert done.stdout == f"{package / 'lib' / 'cmake' / 'cpuattn'}\n"
+
+
 def test_cli_selftest_succeeds_on_every_isa() -> None:
     done = run_module(["-m", "cpuattn", "selftest"], timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr

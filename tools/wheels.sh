@@ -215,6 +215,7 @@ free_threaded_python() {
 
 free_threaded() {
   free_threaded_python
+  export PIP_ONLY_BINARY=hypothesis,ml_dtypes,numpy # not the newest, without a wheel for 3.13t
   local interpreter=$cache/python3.13t/bin/python3.13t
   environment cp313t "$interpreter"
   manylinux_wheel_in cp313t

@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     """
     top = argparse.ArgumentParser(
         prog="python -m cpuattn",
-        description="What cpuattn does on this machine: what it is, right, and fast.",
+        description="What cpuattn is on this machine, whether it is right, how fast.",
+        # keeps --cmake-dir in one line
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument(
         "--cmake-dir",
