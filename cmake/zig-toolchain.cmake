@@ -33,6 +33,10 @@ write_tool(CMAKE_AR ar)
 write_tool(CMAKE_RANLIB ranlib)
 write_tool(CMAKE_RC_COMPILER rc)
 
+if(CMAKE_SYSTEM_NAME STREQUAL "WASI")
+  set(CMAKE_CXX_FLAGS_INIT -fno-exceptions) # the C++ library for it cannot throw
+endif()
+
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)

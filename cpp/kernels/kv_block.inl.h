@@ -154,8 +154,9 @@ CPUATTN_NOINLINE void gather_values(const KvPlane& plane, int64_t begin, int64_t
 }
 
 // The same as (columns, units of keys), with zeros past the last key for a whole group.
-[[maybe_unused]] CPUATTN_NOINLINE void transpose_values(const KvPlane& plane, int64_t begin, int64_t end,
-                                       int64_t columns, int planes, const KvScratch& s) {
+[[maybe_unused]] CPUATTN_NOINLINE void transpose_values(const KvPlane& plane, int64_t begin,
+                                                        int64_t end, int64_t columns, int planes,
+                                                        const KvScratch& s) {
   const int64_t stride = value_stride(s, columns);
   for (int64_t c = 0; c < columns; c += kLanes) {
     char* rows[kMaxPlanes][kLanes];

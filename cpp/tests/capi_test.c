@@ -360,7 +360,8 @@ static void test_plans(void) {
 }
 
 int main(void) {
-  const char* const isas[] = {"scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_bf16"};
+  const char* const isas[] = {"scalar",      "simd128", "avx2",     "avx512",
+                              "avx512_bf16", "neon",    "neon_bf16"};
   int usable = 0;
   for (size_t i = 0; i < sizeof isas / sizeof isas[0]; ++i) {
     if (cpuattn_set_isa(isas[i]) != CPUATTN_OK) {

@@ -21,6 +21,7 @@ int run_isa_tests();
 #include CPUATTN_VEC_HEADER
 // clang-format on
 
+#include <cstring>
 #include <limits>
 
 #include "check.h"
@@ -31,6 +32,10 @@ int run_isa_tests();
 namespace cpuattn {
 
 const char* const kNeededIsa = CPUATTN_TEST_NAME_OF(CPUATTN_NEEDED_ISA);
+
+// Whether fma() rounds once.
+const bool kFused =
+    std::strcmp(kNeededIsa, "scalar") != 0 && std::strcmp(kNeededIsa, "simd128") != 0;
 
 namespace CPUATTN_ISA {
 namespace {

@@ -111,7 +111,6 @@ void test_arithmetic(Report& report) {
 
 void test_fma(Report& report) {
   report.subject("fma");
-  const bool fused = std::strcmp(kNeededIsa, "scalar") != 0;
   for (const Real a : kOperands) {
     for (const Real b : kOperands) {
       for (int first = 0; first < kOperandCount; first += kLanes) {
@@ -119,7 +118,7 @@ void test_fma(Report& report) {
         for (int i = 0; i < kLanes; ++i) c.at[i] = kOperands[(first + i) % kOperandCount];
         const Lanes got = lanes_of(fma(broadcast(a), broadcast(b), load(c.at)));
         for (int i = 0; i < kLanes; ++i) {
-          const Real want = fused ? std::fma(a, b, c.at[i]) : a * b + c.at[i];
+          const Real want = kFused ? std::fma(a, b, c.at[i]) : a * b + c.at[i];
           report.expect(same_number(want, got.at[i]), "(%a, %a, %a): got %a, expected %a",
                         static_cast<double>(a), static_cast<double>(b),
                         static_cast<double>(c.at[i]), static_cast<double>(got.at[i]),

@@ -29,7 +29,6 @@ constexpr RealBits kNanBits[] = {
 // Bounds in units of the last place of the exact result. Measured over 2e8 arguments: exp2 0.946
 // (double: 1.038) with FMA, 1.216 (1.313) without; tanh 1.904 (1.871) and 2.042 (1.936). Where
 // long double is double, the C library's own rounding counts as well.
-const bool kFused = std::strcmp(kNeededIsa, "scalar") != 0;
 constexpr bool kIsExact = std::numeric_limits<Exact>::digits > RealLimits::digits;
 constexpr double kReferenceError = kIsExact ? 0.0 : 1.0;
 const double kExp2Bound = (kFused ? 1.05 : kDouble ? 1.35 : 1.25) + kReferenceError;
