@@ -9,6 +9,7 @@ include(CheckCXXCompilerFlag)
 include(CheckCXXSourceCompiles)
 
 set(CPUATTN_ISAS "" CACHE STRING "Instruction sets to compile (empty: all that fit)")
+set(CPUATTN_KERNEL_OPTIONS "" CACHE STRING "More compiler flags for the kernels alone")
 
 # The processor is what the compiler says: CMake's name is the machine's, also under -m32 or -arch.
 foreach(macro x86_64 AARCH64EL wasm)
@@ -56,13 +57,15 @@ endfunction()
 
 # No -ffast-math, ever: -inf and NaN carry meaning. Contraction is off so that scalar code rounds
 # the same way under every ISA; vector code says fma where it means it.
-set(CPUATTN_KERNEL_FLAGS -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off
+set(CPUATTN_KERNEL_FLAGS $<$<NOT:$<CONFIG:Debug>>:-O3> -fno-exceptions -fno-rtti
+    -fno-threadsafe-statics -ffp-contract=off
     -fno-math-errno -fno-stack-protector)
 if(CMAKE_CXX_COMPILER_FRONTEND_VARIANT STREQUAL "MSVC")  # clang-cl ignores those with a warning
-  set(CPUATTN_KERNEL_FLAGS /clang:-O3 /EHs-c- /GR- /Zc:threadSafeInit- /clang:-ffp-contract=off
+  set(CPUATTN_KERNEL_FLAGS $<$<NOT:$<CONFIG:Debug>>:/clang:-O3> /EHs-c- /GR- /Zc:threadSafeInit- /clang:-ffp-contract=off
       /clang:-fno-math-errno /GS-)
   set(clang_cl /clang:)
 endif()
+list(APPEND CPUATTN_KERNEL_FLAGS ${CPUATTN_KERNEL_OPTIONS})
 set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
 set(avx512_flags ${avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl
     ${clang_cl}-mprefer-vector-width=512)

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import cpuattn
 from cpuattn import _core, runtime
 from cpuattn.__main__ import main
 from cpuattn._cli import bench, cases, peers, report, selftest
-from support import EMULATED, run_module
+from support import EMULATED, PYTHON, run_module
 
 
 def test_cli_info_prints_what_a_report_needs() -> None:
@@ -121,6 +124,29 @@ def test_cli_selftest_succeeds_on_every_isa() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(name in done.stdout for name in cpuattn.available_isas())
     assert " 0 failed" in done.stdout
+
+
+def test_cli_selftest_runs_the_isa_that_is_forced_and_no_other() -> None:
+    done = run_module(["-m", "cpuattn", "selftest"], CPUATTN_ISA="scalar")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == ["scalar"]
+
+
+def test_cli_selftest_of_an_unusable_isa_says_so() -> None:
+    done = run_module(["-m", "cpuattn", "selftest"], CPUATTN_ISA="bogus")
+    assert done.returncode == 1
+    assert done.stderr.startswith("selftest: CPUATTN_ISA: must be one of")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
+def test_cli_output_may_be_cut_off() -> None:
+    python = shlex.join(PYTHON)
+    command = f"{python} -m cpuattn info --json | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
 
 
 def test_cli_selftest_finds_a_wrong_result(

@@ -283,7 +283,7 @@ def test_process_maps_one_openmp_runtime_beside_torch(modules: str) -> None:
 import {modules}
 {SETUP}{TORCH}
 theirs(), run(num_threads=2)
-files = cpuattn.info()["openmp"]
+files = cpuattn.info()["thread_runtimes"]["OpenMP"]
 assert len(files) == 1, files
 """,
         timeout=120,
@@ -296,7 +296,7 @@ def test_process_alone_maps_no_openmp_runtime() -> None:
         f"""{SETUP}
 run(num_threads=2)
 if cpuattn.info()["thread_backend"] != "openmp":
-    assert cpuattn.info()["openmp"] == []
+    assert "OpenMP" not in cpuattn.info()["thread_runtimes"]
 """
     )
 

@@ -15,12 +15,7 @@ fi
 
 # Emulated, a tile instruction takes microseconds: a sample of the numeric tests.
 pytest_arguments=("$@")
-if ((!$#)); then
-  pytest_arguments=(--sample=10)
-  for name in 'compat_*' errors explain 'integrations_*' keras package process reference torch; do
-    pytest_arguments+=("--ignore-glob=tests/test_$name.py")
-  done
-fi
+((!$#)) && pytest_arguments=(--numeric --sample=10)
 mkdir -p "${CPUATTN_AMX_DIR:=build/amx}"
 cache=$(cd "$CPUATTN_AMX_DIR" && pwd)
 build=$cache/build

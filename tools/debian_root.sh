@@ -65,13 +65,3 @@ install_arm64_python() {
   chmod +x "$cache/python"
   touch "$cache/wheels.done"
 }
-
-# The suite's files whose results depend on the CPU, as pytest arguments; emulated, the whole suite
-# takes hours. Error texts, processes, packaging and front ends are tested natively only.
-numeric_sample() {
-  echo "--sample=$1"
-  local name
-  for name in 'compat_*' errors explain 'integrations_*' keras package process reference torch; do
-    echo "--ignore-glob=tests/test_$name.py"
-  done
-}

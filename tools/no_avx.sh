@@ -8,15 +8,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Emulated, the whole suite takes hours: a sample of the numeric tests. What does not depend on the
-# CPU (error texts, processes, packaging, front ends) runs natively only.
+# Emulated, the whole suite takes hours: a sample of what depends on the CPU.
 pytest_arguments=("$@")
-if ((!$#)); then
-  pytest_arguments=(--sample=80)
-  for name in 'compat_*' errors explain 'integrations_*' keras package process reference torch; do
-    pytest_arguments+=("--ignore-glob=tests/test_$name.py")
-  done
-fi
+((!$#)) && pytest_arguments=(--numeric --sample=80)
 mkdir -p "${CPUATTN_NO_AVX_DIR:=build/no_avx}"
 cache=$(cd "$CPUATTN_NO_AVX_DIR" && pwd)
 build=$cache/build

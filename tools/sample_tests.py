@@ -1,18 +1,48 @@
 # SPDX-License-Identifier: MIT
-"""A pytest plugin for emulated CPUs: `-p sample_tests --sample N` runs fewer tests.
+"""A pytest plugin for emulated CPUs: `-p sample_tests --sample N --numeric`.
 
 Of each parametrized test it keeps the first case on each ISA and, by a hash of their
-names, one in N of the others. Tests without parameters all run.
+names, one in N of the others. Tests without parameters all run. `--numeric` leaves out
+the files whose results do not depend on the CPU.
 """
 
 import zlib
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
+# Error texts, processes, packaging, documents and front ends are tested natively.
+NOT_NUMERIC = (
+    "cli",
+    "compat_*",
+    "docs*",
+    "errors",
+    "explain",
+    "free_threading",
+    "integrations_*",
+    "interrupt",
+    "keras",
+    "limits",
+    "package",
+    "process",
+    "reference",
+    "symbols",
+    "torch",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option --sample."""
+    """Add the options."""
     parser.addoption("--sample", type=int, default=1, metavar="N", help="run 1 in N")
+    parser.addoption("--numeric", action="store_true", help="what depends on the CPU")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that are not numeric."""
+    name = collection_path.stem.removeprefix("test_")
+    left_out = any(fnmatch(name, pattern) for pattern in NOT_NUMERIC)
+    return True if config.getoption("numeric") and left_out else None
 
 
 def pytest_collection_modifyitems(

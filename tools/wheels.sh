@@ -160,11 +160,9 @@ print(build_wheel(sys.argv[1], {'build-dir': sys.argv[2]}))" "$cache/built/aarch
   audit aarch64 aarch64
   pip install -q --no-deps --target "$cache/arm64-site" --platform manylinux_2_28_aarch64 \
     --python-version 3.11 --only-binary=:all: "$dist"/cpuattn-*-cp311-*aarch64.whl
-  local sample
-  mapfile -t sample < <(numeric_sample 200)
   CPUATTN_TEST_PYTHON=$arm64/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/arm64-site:tools QEMU_CPU=max \
     "$arm64/python" -m pytest -q -rs -p no:cacheprovider -p sample_tests \
-    --dist load --tx "2*popen//python=$arm64/python" "${sample[@]}"
+    --dist load --tx "2*popen//python=$arm64/python" --numeric --sample=200
 }
 
 # The sdist holds what git has of its folders and nothing else; a user's pip can build it.
