@@ -54,13 +54,13 @@ class Case:
             rng.standard_normal((self.batch, h, n, self.head_dim), np.float32)
             for h, n in zip(heads, lengths, strict=True)
         )
-        if dtype != "bfloat16":
-            kind: Any = np.dtype(dtype)
-        else:
+        kind: Any = dtype
+        if dtype == "bfloat16":
             try:
-                from ml_dtypes import bfloat16 as kind
+                import ml_dtypes
             except ImportError:
                 raise PeerError("--dtype bfloat16 needs ml_dtypes") from None
+            kind = ml_dtypes.bfloat16
         return query.astype(kind), key.astype(kind), value.astype(kind)
 
 
