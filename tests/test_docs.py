@@ -28,8 +28,9 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "bench/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-FRAMEWORKS = (
-    "flax|h5py|jax|keras|lucid|ml_dtypes|mlx|onnx|onnxruntime|torch|transformers"
+OPTIONAL = (
+    "flax|h5py|jax|keras|lucid|matplotlib|ml_dtypes|mlx|onnx|onnxruntime"
+    "|threadpoolctl|torch|tqdm|transformers"
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -75,7 +76,7 @@ def pages_with(*kinds: str) -> list[Any]:
 def skip_without_framework(output: str) -> None:
     """Skip where a traceback says that a framework is missing."""
     missing = re.search(
-        rf"^\s*ModuleNotFoundError: No module named '({FRAMEWORKS})\b.*",
+        rf"^\s*ModuleNotFoundError: No module named '({OPTIONAL})\b.*",
         output,
         re.MULTILINE,
     )
@@ -134,7 +135,7 @@ def run_doctests(thing: Any, name: str, module: Any) -> None:
 def test_docs_examples_of_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
     text = inspect.getsource(module)
-    for framework in re.findall(rf">>> import ({FRAMEWORKS})\b", text):
+    for framework in re.findall(rf">>> import ({OPTIONAL})\b", text):
         pytest.importorskip(framework)
     run_doctests(module, name, module)
 
@@ -194,7 +195,7 @@ def run_command_line(words: str) -> None:
     if args[0] == "bench":
         args += ["--seconds", "0.01"]
     done = run_module(["-m", "cpuattn", *args], timeout=300)
-    if done.returncode and re.search(rf"({FRAMEWORKS}) is not installed", done.stderr):
+    if done.returncode and re.search(rf"({OPTIONAL}) is not installed", done.stderr):
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -119,7 +120,8 @@ class ArrayReader {
   static constexpr int64_t kOne = 1;
 
   bool too_large(const Array& array) {
-    return fail(error_, Kind::kValue, "%s: must span less than 2**63 bytes of memory", array.name);
+    return fail(error_, Kind::kValue, "%s: must span less than 2**%d bytes of memory", array.name,
+                8 * static_cast<int>(sizeof(void*)) - 1);
   }
 
   const int64_t* dense_strides(const Array& array) {
@@ -156,9 +158,9 @@ class ArrayReader {
       int64_t& side = array.strides[i] < 0 ? before : after;
       if (!add_product(array.strides[i], array.shape[i] - 1, side)) return too_large(array);
     }
-    const auto address = reinterpret_cast<uintptr_t>(array.data);
-    if (static_cast<uintptr_t>(before) > address ||
-        static_cast<uintptr_t>(after) > UINTPTR_MAX - address || after > INT64_MAX - before) {
+    const uint64_t address = reinterpret_cast<uintptr_t>(array.data);
+    if (static_cast<uint64_t>(before) > address ||
+        static_cast<uint64_t>(after) > UINTPTR_MAX - address || after > PTRDIFF_MAX - before) {
       return too_large(array);
     }
     return true;
@@ -392,11 +394,19 @@ struct OneRun {
   const bool alone;
 };
 
+bool out_of_memory(const Needs& needs, Error& error) {
+  return fail(error, Kind::kMemory, "out of memory for scratch: %lld bytes",
+              static_cast<long long>(needs.bytes()));
+}
+
 bool measure(const cpuattn_problem* largest, Needs& needs, const Isa*& isa, Error& error) {
   Call call;
   isa = active_isa(error);
   if (isa == nullptr || !call.read(largest, error)) return false;
   needs = needs_of(call, *isa);
+  if (static_cast<uint64_t>(needs.bytes()) > SIZE_MAX) {  // 32-bit
+    return out_of_memory(needs, error);
+  }
   return true;
 }
 
@@ -446,8 +456,7 @@ cpuattn_status cpuattn_plan_create(const cpuattn_problem* largest, cpuattn_plan*
   if (!measure(largest, needs, isa, error)) return report(error);
   void* memory = std::malloc(static_cast<size_t>(needs.bytes()));
   if (memory == nullptr) {
-    fail(error, Kind::kMemory, "out of memory for scratch: %lld bytes",
-         static_cast<long long>(needs.bytes()));
+    out_of_memory(needs, error);
     return report(error);
   }
   *plan = place(memory, needs, *isa);

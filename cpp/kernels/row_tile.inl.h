@@ -51,9 +51,10 @@ CPUATTN_INLINE LaneRows lane_rows(const RowPlane& plane, const RowTile& tile, in
 // Fetches the tile's part of a caller's array: a transpose touches too many lines at once to wait
 // for each of them.
 CPUATTN_INLINE void fetch_tile(const RowPlane& plane, int64_t columns, const RowTile& tile) {
+  const int64_t step = larger(plane.col_step, 64);
   for (int i = 0; i < tile.rows; ++i) {
     const char* row = row_address(plane, tile.of[i]);
-    for (int64_t b = 0; b < columns * plane.col_step; b += 64) prefetch(row + b);
+    for (int64_t b = 0; b < columns * plane.col_step; b += step) prefetch(row + b);
   }
 }
 

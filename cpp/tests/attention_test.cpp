@@ -151,22 +151,33 @@ void for_usable(Body body) {
   }
 }
 
-void test_threads(Report& report) {
-  report.subject("any number of threads gives the same bits, in every dtype");
+// Each dtype and shape on each ISA; in a sample each dtype has one shape, another on the next ISA.
+template <class Body>
+void for_cases(Body body) {
+  const size_t shapes = kShapes.size();
+  size_t turn = 0;
   for_usable([&](const Isa& isa) {
     for (const DTypes& dtypes : kDTypes) {
-      for (const std::vector<int64_t>& shape : kShapes) {
-        for (const bool causal : {false, true}) {
-          Inputs inputs(test_seed(20), dtypes, shape);
-          inputs.args.causal = causal;
-          const Text text(isa, inputs);
-          report.expect(inputs.run(isa, 1), "%s", text.text);
-          const std::vector<char> alone = inputs.results();
-          for (const int threads : {2, 3, 7}) {
-            report.expect(inputs.run(isa, threads) && alone == inputs.results(), "%s, %d threads",
-                          text.text, threads);
-          }
-        }
+      for (size_t i = 0; i < shapes; ++i) {
+        if (test_sample() <= 1 || i == turn % shapes) body(isa, dtypes, kShapes[i]);
+      }
+      ++turn;
+    }
+  });
+}
+
+void test_threads(Report& report) {
+  report.subject("any number of threads gives the same bits, in every dtype");
+  for_cases([&](const Isa& isa, const DTypes& dtypes, const std::vector<int64_t>& shape) {
+    for (const bool causal : {false, true}) {
+      Inputs inputs(test_seed(20), dtypes, shape);
+      inputs.args.causal = causal;
+      const Text text(isa, inputs);
+      report.expect(inputs.run(isa, 1), "%s", text.text);
+      const std::vector<char> alone = inputs.results();
+      for (const int threads : {2, 3, 7}) {
+        report.expect(inputs.run(isa, threads) && alone == inputs.results(), "%s, %d threads",
+                      text.text, threads);
       }
     }
   });
@@ -174,30 +185,25 @@ void test_threads(Report& report) {
 
 void test_batch(Report& report) {
   report.subject("a batch gives the same bits whole and one element at a time");
-  for_usable([&](const Isa& isa) {
-    for (const DTypes& dtypes : kDTypes) {
-      for (std::vector<int64_t> shape : kShapes) {
-        shape[0] = 3;
-        Inputs whole(test_seed(21), dtypes, shape);
-        const Text text(isa, whole);
-        report.expect(whole.run(isa, 2), "%s", text.text);
-        shape[0] = 1;
-        for (int64_t b = 0; b < 3; ++b) {
-          Inputs one(test_seed(22), dtypes, shape);
-          const auto part = [b](const Tensor& from, Tensor& to) {
-            const size_t size = to.bytes.size();
-            std::copy_n(from.bytes.data() + static_cast<size_t>(b) * size, size, to.bytes.data());
-          };
-          part(whole.query, one.query);
-          part(whole.key, one.key);
-          part(whole.value, one.value);
-          report.expect(one.run(isa, 1), "%s", text.text);
-          const std::vector<char> got = one.out.bytes;
-          part(whole.out, one.out);
-          report.expect(got == one.out.bytes, "%s: element %lld", text.text,
-                        static_cast<long long>(b));
-        }
-      }
+  for_cases([&](const Isa& isa, const DTypes& dtypes, std::vector<int64_t> shape) {
+    shape[0] = 3;
+    Inputs whole(test_seed(21), dtypes, shape);
+    const Text text(isa, whole);
+    report.expect(whole.run(isa, 2), "%s", text.text);
+    shape[0] = 1;
+    for (int64_t b = 0; b < 3; ++b) {
+      Inputs one(test_seed(22), dtypes, shape);
+      const auto part = [b](const Tensor& from, Tensor& to) {
+        const size_t size = to.bytes.size();
+        std::copy_n(from.bytes.data() + static_cast<size_t>(b) * size, size, to.bytes.data());
+      };
+      part(whole.query, one.query);
+      part(whole.key, one.key);
+      part(whole.value, one.value);
+      report.expect(one.run(isa, 1), "%s", text.text);
+      const std::vector<char> got = one.out.bytes;
+      part(whole.out, one.out);
+      report.expect(got == one.out.bytes, "%s: element %lld", text.text, static_cast<long long>(b));
     }
   });
 }
@@ -274,17 +280,13 @@ void check_row(Report& report, const Inputs& in, const Text& text, int64_t head,
 
 void test_values(Report& report) {
   report.subject("out and lse against double precision in every dtype, keys split and not");
-  for_usable([&](const Isa& isa) {
-    for (const DTypes& dtypes : kDTypes) {
-      for (const std::vector<int64_t>& shape : kShapes) {
-        Inputs inputs(test_seed(24), dtypes, shape);
-        const Text text(isa, inputs);
-        report.expect(inputs.run(isa, 2), "%s", text.text);
-        for (int64_t head = 0; head < inputs.num_heads; ++head) {
-          check_row(report, inputs, text, head, 0);
-          check_row(report, inputs, text, head, inputs.q_len - 1);
-        }
-      }
+  for_cases([&](const Isa& isa, const DTypes& dtypes, const std::vector<int64_t>& shape) {
+    Inputs inputs(test_seed(24), dtypes, shape);
+    const Text text(isa, inputs);
+    report.expect(inputs.run(isa, 2), "%s", text.text);
+    for (int64_t head = 0; head < inputs.num_heads; ++head) {
+      check_row(report, inputs, text, head, 0);
+      check_row(report, inputs, text, head, inputs.q_len - 1);
     }
   });
 }

@@ -125,11 +125,14 @@ class Random {
   uint64_t state_;
 };
 
-// CPUATTN_TEST_SAMPLE=n runs about one in n of the random problems, for emulated CPUs.
-inline bool sampled(uint64_t seed) {
+// CPUATTN_TEST_SAMPLE=n runs about one in n of the problems, for emulated CPUs.
+inline uint64_t test_sample() {
   static const char* const text = std::getenv("CPUATTN_TEST_SAMPLE");
   static const uint64_t every = text != nullptr ? std::strtoull(text, nullptr, 10) : 1;
-  return every <= 1 || (seed * 0x9e3779b97f4a7c15u >> 33) % every == 0;
+  return every;
+}
+inline bool sampled(uint64_t seed) {
+  return test_sample() <= 1 || (seed * 0x9e3779b97f4a7c15u >> 33) % test_sample() == 0;
 }
 
 // CPUATTN_TEST_SEED, or `seed` where that is not set.
