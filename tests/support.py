@@ -27,6 +27,7 @@ SEED = int(os.environ.get("CPUATTN_TEST_SEED", "20240229"))
 
 # Set where the interpreter runs under an emulator: the words that start it.
 EMULATED = "CPUATTN_TEST_PYTHON" in os.environ
+PATIENCE = float(os.environ.get("CPUATTN_TEST_PATIENCE", "1"))  # of sanitizers
 PYTHON = shlex.split(os.environ.get("CPUATTN_TEST_PYTHON", sys.executable))
 
 # The ISAs that this build holds, usable here or not, as rows of info()["isas"].
@@ -394,7 +395,7 @@ def run_module(
         env={k: v for k, v in merged.items() if env.get(k, "") is not None},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=PATIENCE * timeout,
         input=input,
         check=False,
     )
