@@ -27,6 +27,7 @@ SEED = int(os.environ.get("CPUATTN_TEST_SEED", "20240229"))
 
 # Set where the interpreter runs under an emulator: the words that start it.
 EMULATED = "CPUATTN_TEST_PYTHON" in os.environ
+SLOWER = 8 if EMULATED else 1
 PATIENCE = float(os.environ.get("CPUATTN_TEST_PATIENCE", "1"))  # of sanitizers
 PYTHON = shlex.split(os.environ.get("CPUATTN_TEST_PYTHON", sys.executable))
 

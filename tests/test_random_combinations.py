@@ -11,7 +11,16 @@ import pytest
 
 import cpuattn
 from dtypes import BFLOAT16, DTYPES
-from support import SEED, Array, as_tuple, assert_same, compare, normal, sees
+from support import (
+    SEED,
+    SLOWER,
+    Array,
+    as_tuple,
+    assert_same,
+    compare,
+    normal,
+    sees,
+)
 
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 st = hypothesis.strategies
@@ -191,7 +200,7 @@ def every_isa() -> Iterator[str]:
 
 @hypothesis.seed(SEED)
 @hypothesis.settings(
-    max_examples=500,
+    max_examples=500 // SLOWER,
     deadline=None,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
@@ -209,7 +218,7 @@ def test_random_combination_matches_oracle_on_every_isa(
 
 @hypothesis.seed(SEED + 1)
 @hypothesis.settings(
-    max_examples=250,
+    max_examples=250 // SLOWER,
     deadline=None,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),

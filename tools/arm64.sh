@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 source tools/debian_root.sh
 cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp16 and dotprod
 pytest_arguments=("$@")
-((!$#)) && pytest_arguments=(--numeric --sample=160) # of what depends on the CPU
+((!$#)) && pytest_arguments=(--numeric --sample=240) # of what depends on the CPU
 
 mkdir -p "${CPUATTN_ARM64_DIR:=build/arm64}"
 cache=$(cd "$CPUATTN_ARM64_DIR" && pwd)

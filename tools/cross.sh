@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Cross-compiles the C library by zig, runs C++ tests and an example where an emulator can, and prints
-# a table with the size of the full and of the smallest library.
+# Cross-compiles the C library by zig, runs C++ tests where an emulator can, and prints a table with
+# the size of the full and of the smallest library.
 # Usage: tools/cross.sh [--quick | TARGET...]; CPUATTN_CROSS_DIR is the cache (build/cross).
 #
 # For Debian 12 on x86-64. qemu is installed by apt if missing (root), zig and wasmtime by pip into

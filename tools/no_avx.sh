@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 # Emulated, the whole suite takes hours: a sample of what depends on the CPU.
 pytest_arguments=("$@")
-((!$#)) && pytest_arguments=(--numeric --sample=160)
+((!$#)) && pytest_arguments=(--numeric --sample=240)
 mkdir -p "${CPUATTN_NO_AVX_DIR:=build/no_avx}"
 cache=$(cd "$CPUATTN_NO_AVX_DIR" && pwd)
 build=$cache/build
