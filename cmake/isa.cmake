@@ -77,13 +77,16 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # Scheduled before registers are given out, the product loops need more than the 32 there are.
   set(neon_flags -fno-schedule-insns)
 endif()
+if(NOT CPUATTN_NEON_BF16_FLAGS)  # a toolchain file may know others
+  set(CPUATTN_NEON_BF16_FLAGS -march=armv8.2-a+bf16)
+endif()
 
 set(CPUATTN_COMPILED_ISAS "")
 cpuattn_add_isa(amx_bf16 x86_64 ${avx512_flags} -mavx512bf16 -mamx-tile -mamx-bf16)
 cpuattn_add_isa(avx512_bf16 x86_64 ${avx512_flags} -mavx512bf16)
 cpuattn_add_isa(avx512 x86_64 ${avx512_flags})
 cpuattn_add_isa(avx2 x86_64 ${avx2_flags})
-cpuattn_add_isa(neon_bf16 AARCH64EL ${neon_flags} -march=armv8.2-a+bf16)
+cpuattn_add_isa(neon_bf16 AARCH64EL ${neon_flags} ${CPUATTN_NEON_BF16_FLAGS})
 cpuattn_add_isa(neon AARCH64EL ${neon_flags})
 cpuattn_add_isa(simd128 wasm -msimd128) # no module can ask: its engine must have it
 cpuattn_add_isa(scalar any)

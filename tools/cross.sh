@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 all_targets=(
   aarch64-macos x86_64-macos x86_64-windows-gnu aarch64-windows-gnu x86_64-linux-musl
-  aarch64-linux-musl arm-linux-musleabihf riscv64-linux-musl x86-linux-musl s390x-linux-musl wasm32-wasi
+  aarch64-linux-musl arm-linux-musleabihf riscv64-linux-musl s390x-linux-musl wasm32-wasi
 )
 case ${1:-} in
   "") targets=("${all_targets[@]}") ;;
@@ -37,7 +37,7 @@ install_tools() {
 configure() {
   local launcher='' threads=pool libraries='static;shared'
   case $1 in
-    x86_64-linux-* | x86-linux-*) ;;
+    x86_64-linux-*) ;;
     *-linux-*) launcher=qemu-${1%%-*}-static ;;
     wasm*) launcher="$cache/venv/bin/python;$PWD/tools/run_wasm.py" threads=none libraries=static ;;
   esac

@@ -32,7 +32,7 @@ echo "== $runs runs"
 echo "== the smallest corpus"
 mkdir -p "$cache/merged"
 find "$cache/merged" -type f -delete
-"$cache/build/cpp/tests/capi_fuzz" -merge=1 -max_len=512 "$cache/merged" cpp/tests/corpus \
+"$cache/build/cpp/tests/capi_fuzz" -merge=1 -use_counters=0 -max_len=512 "$cache/merged" cpp/tests/corpus \
   "$cache/corpus"
 find cpp/tests/corpus -type f -delete
 find "$cache/merged" -type f -exec cp {} cpp/tests/corpus/ \;

@@ -123,8 +123,8 @@ debian_13_python() {
   local root=$cache/debian13/root
   {
     unpack_root "$cache/debian13" amd64 trixie $(python_packages 3.13) libssl3t64 libffi8
-    patchelf --set-interpreter "$root/lib64/ld-linux-x86-64.so.2" --force-rpath \
-      --set-rpath "$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu" "$root/usr/bin/python3.13"
+    patchelf --set-interpreter "$root/usr/lib64/ld-linux-x86-64.so.2" --force-rpath \
+      --set-rpath "$root/usr/lib/x86_64-linux-gnu" "$root/usr/bin/python3.13"
   } >&2
   echo "$root/usr/bin/python3.13"
 }
@@ -154,7 +154,7 @@ aarch64() {
   pip install -q --target "$site" "scikit-build-core>=1.1" "nanobind>=3.1"
   ZIG_ARCH=aarch64 CMAKE_TOOLCHAIN_FILE=$PWD/cmake/manylinux-toolchain.cmake PYTHONPATH=$site \
     CXXFLAGS=$(debian_includes aarch64 "$arm64/root/usr/include/python3.11") \
-    CMAKE_ARGS="-DPython_INTERPRETER_LAUNCHER=qemu-aarch64-static;-L;$arm64/root -DCMAKE_STRIP=" \
+    CMAKE_ARGS="-DPython_INTERPRETER_LAUNCHER=qemu-aarch64-static -DCMAKE_STRIP=" QEMU_LD_PREFIX=$arm64/root \
     "$arm64/python" -c "import sys; from scikit_build_core.build import build_wheel
 print(build_wheel(sys.argv[1], {'build-dir': sys.argv[2]}))" "$cache/built/aarch64" "$cache/cmake/aarch64"
   audit aarch64 aarch64

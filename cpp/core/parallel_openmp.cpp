@@ -19,6 +19,9 @@ namespace cpuattn {
 #ifdef _OPENMP
 namespace {
 
+// How often a caller that waits for its team yields before it sleeps: most wait for microseconds.
+constexpr int kYields = 1000;
+
 std::atomic<bool> forked{false};
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -55,8 +58,13 @@ bool parallel_run(int64_t count, int threads, Task task, void* context, Stop& st
     computing.fetch_add(1, std::memory_order_relaxed);
     claim();
     computing.fetch_sub(1, std::memory_order_release);
-    while (stop.may_ask() && omp_get_thread_num() == 0 &&
-           computing.load(std::memory_order_acquire) > 0) {
+    for (int turn = 0; stop.may_ask() && omp_get_thread_num() == 0 &&
+                       computing.load(std::memory_order_acquire) > 0;
+         ++turn) {
+      if (turn < kYields) {
+        std::this_thread::yield();
+        continue;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       stop.ask();
     }

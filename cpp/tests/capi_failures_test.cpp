@@ -356,6 +356,9 @@ void test_fork(Report& report) {
     report.expect(in_executor.child < 0 || exit_code_of(in_executor.child) == 0,
                   "%s: child of an executor", c.name);
 
+#ifdef CPUATTN_TEST_OPENMP
+    problem.call.num_threads = 1;  // a region of OpenMP that forks does not end in the child
+#endif
     Forks in_question;
     problem.call.cancelled_context = &in_question;
     problem.call.cancelled = [](void* context) -> int32_t {
