@@ -204,7 +204,8 @@ def naive_results(
 
     One alone is often right by luck where there are few elements. The first is the
     formula as it stands; the others put the scale and a factor into the query, sum
-    head_dim backwards, and round a multiple of the weights.
+    head_dim backwards, sum fractions of the values, and round a multiple of the
+    weights.
     """
     narrow = query.dtype
     dtype = np.float64 if narrow == np.float64 else np.float32
@@ -225,7 +226,10 @@ def naive_results(
         call = options | {"scale": c, "dtype": dtype}
         if products.startswith("bfloat16") and not shows_weights:
             call["return_weights"] = "after_dropout"
-        out, *rest = as_tuple(reference.attention(q, k, value, **call))
+        # Sums of other numbers round otherwise, even where all scores are equal.
+        shrunk = dtype(16 / (16 + n))
+        out, *rest = as_tuple(reference.attention(q, k, value * shrunk, **call))
+        out = out / shrunk
         if products.startswith("bfloat16"):
             kept = call | {"return_weights": "after_dropout"}
             weights = (

@@ -64,14 +64,16 @@ audit() {
   wheel=$(echo "$cache/built/$1"/*.whl)
   rm -rf "$cache/audited/$1"
   auditwheel show "$wheel"
-  auditwheel repair --plat "manylinux_2_28_$2" -w "$cache/audited/$1" "$wheel"
-  repaired=$(echo "$cache/audited/$1"/*manylinux_2_28_"$2".whl)
+  auditwheel repair --plat auto -w "$cache/audited/$1" "$wheel"
+  repaired=$(echo "$cache/audited/$1"/*manylinux_2_2[0-8]_"$2".whl)
   if unzip_list "$repaired" | grep -E '\.libs/|libgomp'; then
     echo "these libraries should not be in the wheel"
     return 1
   fi
   [[ $repaired != *abi3* ]] || abi3audit --strict --report "$repaired"
   mkdir -p "$dist"
+  wheel=${wheel##*/}
+  rm -f "$dist/${wheel%linux_*}"*"_$2.whl"
   cp "$repaired" "$dist/"
   ls -l "$dist/$(basename "$repaired")"
 }
@@ -158,8 +160,7 @@ aarch64() {
     "$arm64/python" -c "import sys; from scikit_build_core.build import build_wheel
 print(build_wheel(sys.argv[1], {'build-dir': sys.argv[2]}))" "$cache/built/aarch64" "$cache/cmake/aarch64"
   audit aarch64 aarch64
-  pip install -q --no-deps --target "$cache/arm64-site" --platform manylinux_2_28_aarch64 \
-    --python-version 3.11 --only-binary=:all: "$dist"/cpuattn-*-cp311-*aarch64.whl
+  python -m zipfile -e "$dist"/cpuattn-*-cp311-*aarch64.whl "$cache/arm64-site"
   CPUATTN_TEST_PYTHON=$arm64/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/arm64-site:tools QEMU_CPU=max \
     "$arm64/python" -m pytest -q -rs -p no:cacheprovider -p sample_tests \
     --dist load --tx "2*popen//python=$arm64/python" --numeric --sample=200
