@@ -19,9 +19,10 @@ if("$ENV{ZIG_ARCH}" STREQUAL "aarch64")
   set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static)
 endif()
 
+set(CPUATTN_NEON_BF16_FLAGS -mcpu=generic+v8_2a+bf16) # zig's -march is another thing
+
 # Without -mcpu zig compiles for the CPU at hand, without -fno-sanitize it instruments code, and
 # without -g0 it adds debug information.
-set(CPUATTN_NEON_BF16_FLAGS -mcpu=generic+v8_2a+bf16)
 set(CMAKE_CXX_COMPILER "$ENV{ZIG}" c++ -target ${zig_arch}-linux-gnu.2.28 -mcpu=${zig_cpu}
   -fno-sanitize=all -g0)
 

@@ -33,7 +33,7 @@ write_tool(CMAKE_AR ar)
 write_tool(CMAKE_RANLIB ranlib)
 write_tool(CMAKE_RC_COMPILER rc)
 set(CMAKE_INSTALL_NAME_TOOL "${CMAKE_COMMAND}") # there is none; nothing is linked by path
-set(CPUATTN_NEON_BF16_FLAGS -mcpu=generic+v8_2a+bf16) # its -march is another thing
+set(CPUATTN_NEON_BF16_FLAGS -mcpu=generic+v8_2a+bf16) # zig's -march is another thing
 
 if(CMAKE_SYSTEM_NAME STREQUAL "WASI")
   set(CMAKE_CXX_FLAGS_INIT -fno-exceptions) # the C++ library for it cannot throw

@@ -404,10 +404,8 @@ bool measure(const cpuattn_problem* largest, Needs& needs, const Isa*& isa, Erro
   isa = active_isa(error);
   if (isa == nullptr || !call.read(largest, error)) return false;
   needs = needs_of(call, *isa);
-  if (static_cast<uint64_t>(needs.bytes()) > SIZE_MAX) {  // 32-bit
-    return out_of_memory(needs, error);
-  }
-  return true;
+  const bool fits = static_cast<uint64_t>(needs.bytes()) <= SIZE_MAX;  // 32-bit
+  return fits || out_of_memory(needs, error);
 }
 
 }  // namespace

@@ -58,15 +58,14 @@ bool parallel_run(int64_t count, int threads, Task task, void* context, Stop& st
     computing.fetch_add(1, std::memory_order_relaxed);
     claim();
     computing.fetch_sub(1, std::memory_order_release);
-    for (int turn = 0; stop.may_ask() && omp_get_thread_num() == 0 &&
-                       computing.load(std::memory_order_acquire) > 0;
-         ++turn) {
+    const bool asks = stop.may_ask() && omp_get_thread_num() == 0;
+    for (int turn = 0; asks && computing.load(std::memory_order_acquire) > 0; ++turn) {
       if (turn < kYields) {
         std::this_thread::yield();
-        continue;
+      } else {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        stop.ask();
       }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      stop.ask();
     }
   }
   return true;
