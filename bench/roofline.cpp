@@ -44,6 +44,8 @@ constexpr int64_t kChains = 12;
 constexpr int64_t kAccumulators = 8;
 constexpr int64_t kStep = kAccumulators * kVectorBytes;
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kNear = 1024;  // how far ahead lines go on from L2 into L1
+constexpr int kIntoL1 = 3, kIntoL2 = 2;
 
 typedef float VecF32 __attribute__((vector_size(kVectorBytes)));
 typedef double VecF64 __attribute__((vector_size(kVectorBytes)));
@@ -246,7 +248,8 @@ bool has_amx_bf16() {
 
 #endif
 
-// Reads `streams` sub-ranges of [data, data + bytes) side by side.
+// Reads `streams` sub-ranges of [data, data + bytes) side by side, fetched into L2 `prefetch` bytes
+// ahead (0: not at all).
 template <int64_t streams>
 uint32_t read_streams(const char* data, int64_t bytes, int64_t prefetch) {
   constexpr int64_t kPerStream = kAccumulators / streams;
@@ -260,7 +263,8 @@ uint32_t read_streams(const char* data, int64_t bytes, int64_t prefetch) {
       if (prefetch > 0) {
 #pragma GCC unroll 8
         for (int64_t line = 0; line < kStreamStep; line += kCacheLine) {
-          __builtin_prefetch(base + prefetch + line);
+          __builtin_prefetch(base + prefetch + line, 0, kIntoL2);
+          __builtin_prefetch(base + kNear + line, 0, kIntoL1);
         }
       }
 #pragma GCC unroll 8

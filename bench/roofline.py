@@ -93,11 +93,11 @@ class ReadVariant:
 
 READ_VARIANTS = (
     ReadVariant(1, 0),
-    ReadVariant(1, 1024),
-    ReadVariant(1, 4096),
+    ReadVariant(1, 12288),
     ReadVariant(2, 0),
+    ReadVariant(2, 12288),
     ReadVariant(4, 0),
-    ReadVariant(4, 1024),
+    ReadVariant(4, 12288),
 )
 
 

@@ -6,6 +6,7 @@ tools/check_symbols.py finds each kind of fault, and none in the build at hand.
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.native,
     pytest.mark.skipif(
         any(shutil.which(tool) is None for tool in NEEDED)
-        or os.uname().machine != "x86_64",
+        or platform.machine() != "x86_64",
         reason=f"needs {', '.join(NEEDED)} on x86-64",
     ),
 ]

@@ -46,7 +46,8 @@ bool path_of(const std::string& line, bool& version2, std::string& path) {
   const std::size_t first = line.find(':');
   const std::size_t second = line.find(':', first + 1);
   if (first == std::string::npos || second == std::string::npos) return false;
-  const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+  std::string controllers(",");
+  controllers.append(line, first + 1, second - first - 1).push_back(',');
   version2 = controllers == ",,";
   if (!version2 && controllers.find(",cpu,") == std::string::npos) return false;
   path = line.substr(second + 1);

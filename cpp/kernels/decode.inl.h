@@ -10,8 +10,8 @@
 //
 // The rows are all query heads of a kv head (and all tokens), so every key and value is read from
 // memory once. The value product of one block runs interleaved with the score product of the next:
-// both streams advance a few KiB at a time, each fetched kPrefetchBytes ahead, so that the loads
-// never pause. The limit is the read rate, or 2 * rows FLOP for each 4 bytes.
+// both streams advance a few KiB at a time, each fetched ahead, so that the loads never pause. The
+// limit is the read rate, or 2 * rows FLOP for each 4 bytes.
 #pragma once
 
 namespace cpuattn {
@@ -19,7 +19,8 @@ namespace CPUATTN_ISA {
 namespace {
 
 constexpr int64_t kDecodeKeys = kWordKeys;  // one visibility word a block
-constexpr int64_t kPrefetchBytes = 4096;    // how far ahead of both streams
+constexpr int64_t kFarBytes = 12288;        // how far ahead both streams are fetched into L2,
+constexpr int64_t kNearBytes = 2048;        // and from there into L1
 constexpr int64_t kTurn = 8;                // keys after which the two products take turns
 constexpr int kQuad = 4;                    // keys, or units of values, treated together
 
@@ -131,120 +132,6 @@ CPUATTN_INLINE Sight look_rows(const WorkItem& item, const DecodeState& s, int64
   return any_word == 0 ? Sight::kNone : all_words == full ? Sight::kAll : Sight::kSome;
 }
 
-// scores[row][0 .. 3] of R rows and the four keys at `keys`, of which `count` exist (the last one
-// stands in for the others), over head_dim units.
-template <int R, class As>
-CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t count,
-                                    const Unit* query, int64_t query_stride, int64_t head_dim,
-                                    Real* scores) {
-  const char* key[kQuad];
-  for (int k = 0; k < kQuad; ++k) key[k] = keys + smaller(k, count - 1) * key_step;
-  Vec acc[R][kQuad];
-  for (int r = 0; r < R; ++r) {
-    for (int k = 0; k < kQuad; ++k) acc[r][k] = zero();
-  }
-  const auto step = [&](int64_t c, auto load_key) CPUATTN_LAMBDA {
-    Operand k_vec[kQuad];
-    for (int k = 0; k < kQuad; ++k) {
-      k_vec[k] = load_key(key[k] + c * As::kSize);
-      prefetch(key[k] + c * As::kSize + kPrefetchBytes);
-    }
-    for (int r = 0; r < R; ++r) {
-      const Operand q = load_units(query + r * query_stride + c);
-      for (int k = 0; k < kQuad; ++k) acc[r][k] = multiply_add(q, k_vec[k], acc[r][k]);
-    }
-  };
-  const int64_t whole = head_dim / kLanes * kLanes;
-  for (int64_t c = 0; c < whole; c += kLanes) {
-    step(c, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
-  }
-  if (whole < head_dim) {
-    const int rest = static_cast<int>(head_dim - whole);
-    step(whole, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
-  }
-  for (int r = 0; r < R; ++r) {
-    store_sums4(scores + r * kDecodeKeys, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
-  }
-}
-
-// sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; `first` overwrites.
-template <int R, int K, class As>
-CPUATTN_INLINE void add_numbers(const char* values, int64_t value_step, const Real* weights,
-                                int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
-  Vec weight[R][K];
-  for (int r = 0; r < R; ++r) {
-    for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
-  }
-  const auto step = [&](int64_t c, auto overwrite, auto load_value) CPUATTN_LAMBDA {
-    Vec acc[R];
-    for (int r = 0; r < R; ++r) {
-      acc[r] = decltype(overwrite)::value != 0 ? zero() : load(sums + r * stride + c);
-    }
-    for (int k = 0; k < K; ++k) {
-      const char* p = values + k * value_step + c * As::kSize;
-      const Vec v = load_value(p);
-      prefetch(p + kPrefetchBytes);
-      for (int r = 0; r < R; ++r) acc[r] = fma(weight[r][k], v, acc[r]);
-    }
-    for (int r = 0; r < R; ++r) store(sums + r * stride + c, acc[r]);
-  };
-  const auto all_steps = [&](auto overwrite) CPUATTN_LAMBDA {
-    const int64_t whole = head_dim_v / kLanes * kLanes;
-    for (int64_t c = 0; c < whole; c += kLanes) {
-      step(c, overwrite, [](const char* p) CPUATTN_LAMBDA { return As::whole(p); });
-    }
-    if (whole < head_dim_v) {
-      const int rest = static_cast<int>(head_dim_v - whole);
-      step(whole, overwrite, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
-    }
-  };
-  // Two loops: clang would ask in each step.
-  first ? all_steps(Count<1>{}) : all_steps(Count<0>{});
-}
-
-// The same for units of several keys, which lie in different rows: they are brought side by side in
-// registers, and the sums stay in the order that this leaves (in_order undoes it).
-template <int R, int K>
-CPUATTN_INLINE void add_pairs(const char* values, int64_t value_step, const Unit* weights,
-                              int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
-  constexpr int kPairs = (K + 1) / 2;
-  Operand weight[R][kPairs];
-  for (int r = 0; r < R; ++r) {
-    for (int k = 0; k < kPairs; ++k)
-      weight[r][k] = spread_unit(weights + r * units(kDecodeKeys) + k);
-  }
-  const auto step = [&](int64_t c, auto load_row) CPUATTN_LAMBDA {
-    Vec acc[R][2];
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < 2; ++i) {
-        acc[r][i] = first ? zero() : load(sums + r * stride + 2 * c + i * kLanes);
-      }
-    }
-    for (int k = 0; k < kPairs; ++k) {
-      const Unit* p = reinterpret_cast<const Unit*>(values + 2 * k * value_step) + c;
-      const Unit* q = reinterpret_cast<const Unit*>(values + (2 * k + 1) * value_step) + c;
-      prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes);
-      prefetch(reinterpret_cast<const char*>(q) + kPrefetchBytes);
-      Operand pairs[2];
-      interleave(load_row(p), 2 * k + 1 < K ? load_row(q) : no_units(), pairs);
-      for (int r = 0; r < R; ++r) {
-        for (int i = 0; i < 2; ++i) acc[r][i] = multiply_add(weight[r][k], pairs[i], acc[r][i]);
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < 2; ++i) store(sums + r * stride + 2 * c + i * kLanes, acc[r][i]);
-    }
-  };
-  int64_t c = 0;
-  for (; c + kLanes <= head_dim_v; c += kLanes) {
-    step(c, [](const Unit* p) CPUATTN_LAMBDA { return load_units(p); });
-  }
-  if (c < head_dim_v) {
-    const int rest = static_cast<int>(head_dim_v - c);
-    step(c, [=](const Unit* p) CPUATTN_LAMBDA { return load_units_first(p, rest); });
-  }
-}
-
 // Rows of a block: of numbers in any dtype, or of units.
 struct AsUnits {
   static constexpr int64_t kSize = sizeof(Unit);
@@ -262,6 +149,131 @@ CPUATTN_INLINE void with_rows(const Rows& rows, Body body) {
   } else {
     body(AsUnits{});
   }
+}
+
+CPUATTN_INLINE void fetch_ahead(const char* p) {
+  prefetch_l2(p + kFarBytes);
+  prefetch_l1(p + kNearBytes);
+}
+
+// Calls step(c, load) for each vector of rows of `length` elements, load being that of a whole
+// vector or of what is left; before, fetch(c) once for each cache line.
+template <class As, class Fetch, class Step>
+CPUATTN_INLINE void for_vectors(int64_t length, Fetch fetch, Step step) {
+  constexpr int64_t kLine = kLanes * As::kSize < 64 ? 64 / As::kSize : kLanes;
+  const auto load = [](const char* p) CPUATTN_LAMBDA { return As::whole(p); };
+  int64_t c = 0;
+  for (; c + kLine <= length; c += kLine) {
+    fetch(c);
+    for (int64_t i = 0; i < kLine; i += kLanes) step(c + i, load);
+  }
+  if (c == length) return;
+  fetch(c);
+  for (; c + kLanes <= length; c += kLanes) step(c, load);
+  const int rest = static_cast<int>(length - c);
+  if (rest > 0) step(c, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
+}
+
+// Keeps GCC from loading v again for each product that it is in.
+template <class V>
+CPUATTN_INLINE V in_register(V v) {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX__)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+
+// scores[row][0 .. 3] of R rows and the four keys at `keys`, of which `count` exist (the last one
+// stands in for the others), over head_dim units.
+template <int R, class As>
+CPUATTN_INLINE void score_four_keys(const char* keys, int64_t key_step, int64_t count,
+                                    const Unit* query, int64_t query_stride, int64_t head_dim,
+                                    Real* scores) {
+  const char* key[kQuad];
+  for (int k = 0; k < kQuad; ++k) key[k] = keys + smaller(k, count - 1) * key_step;
+  Vec acc[R][kQuad];
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < kQuad; ++k) acc[r][k] = zero();
+  }
+  const auto fetch = [&](int64_t c) CPUATTN_LAMBDA {
+    for (int k = 0; k < kQuad; ++k) fetch_ahead(key[k] + c * As::kSize);
+  };
+  const auto step = [&](int64_t c, auto load_key) CPUATTN_LAMBDA {
+    Operand k_vec[kQuad];
+    for (int k = 0; k < kQuad; ++k) k_vec[k] = in_register(load_key(key[k] + c * As::kSize));
+    for (int r = 0; r < R; ++r) {
+      const Operand q = load_units(query + r * query_stride + c);
+      for (int k = 0; k < kQuad; ++k) acc[r][k] = multiply_add(q, k_vec[k], acc[r][k]);
+    }
+  };
+  for_vectors<As>(head_dim, fetch, step);
+  for (int r = 0; r < R; ++r) {
+    store_sums4(scores + r * kDecodeKeys, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+  }
+}
+
+// sums[row] (+)= weights[row][0 .. K - 1] . values[0 .. K - 1] of R rows; `first` overwrites.
+template <int R, int K, class As>
+CPUATTN_INLINE void add_numbers(const char* values, int64_t value_step, const Real* weights,
+                                int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
+  Vec weight[R][K];
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < K; ++k) weight[r][k] = broadcast(weights[r * kDecodeKeys + k]);
+  }
+  const auto fetch = [&](int64_t c) CPUATTN_LAMBDA {
+    for (int k = 0; k < K; ++k) fetch_ahead(values + k * value_step + c * As::kSize);
+  };
+  const auto all_steps = [&](auto overwrite) CPUATTN_LAMBDA {
+    for_vectors<As>(head_dim_v, fetch, [&](int64_t c, auto load_value) CPUATTN_LAMBDA {
+      Vec acc[R];
+      for (int r = 0; r < R; ++r) {
+        acc[r] = decltype(overwrite)::value != 0 ? zero() : load(sums + r * stride + c);
+      }
+      for (int k = 0; k < K; ++k) {
+        const Vec v = in_register(load_value(values + k * value_step + c * As::kSize));
+        for (int r = 0; r < R; ++r) acc[r] = fma(weight[r][k], v, acc[r]);
+      }
+      for (int r = 0; r < R; ++r) store(sums + r * stride + c, acc[r]);
+    });
+  };
+  // Two loops: clang would ask in each step.
+  first ? all_steps(Count<1>{}) : all_steps(Count<0>{});
+}
+
+// The same for units of several keys, which lie in different rows: they are brought side by side in
+// registers, and the sums stay in the order that this leaves (in_order undoes it).
+template <int R, int K>
+CPUATTN_INLINE void add_pairs(const char* values, int64_t value_step, const Unit* weights,
+                              int64_t head_dim_v, Real* sums, int64_t stride, bool first) {
+  constexpr int kPairs = (K + 1) / 2;
+  Operand weight[R][kPairs];
+  for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < kPairs; ++k)
+      weight[r][k] = spread_unit(weights + r * units(kDecodeKeys) + k);
+  }
+  const auto fetch = [&](int64_t c) CPUATTN_LAMBDA {
+    for (int k = 0; k < K; ++k) fetch_ahead(values + k * value_step + c * AsUnits::kSize);
+  };
+  for_vectors<AsUnits>(head_dim_v, fetch, [&](int64_t c, auto load_row) CPUATTN_LAMBDA {
+    Vec acc[R][2];
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < 2; ++i) {
+        acc[r][i] = first ? zero() : load(sums + r * stride + 2 * c + i * kLanes);
+      }
+    }
+    for (int k = 0; k < kPairs; ++k) {
+      const char* p = values + 2 * k * value_step + c * AsUnits::kSize;
+      const char* q = p + value_step;
+      Operand pairs[2];
+      interleave(load_row(p), 2 * k + 1 < K ? load_row(q) : no_units(), pairs);
+      for (int r = 0; r < R; ++r) {
+        for (int i = 0; i < 2; ++i) acc[r][i] = multiply_add(weight[r][k], pairs[i], acc[r][i]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < 2; ++i) store(sums + r * stride + 2 * c + i * kLanes, acc[r][i]);
+    }
+  });
 }
 
 // Scores of the keys [begin, end) of a block, four at a time.

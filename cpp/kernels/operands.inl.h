@@ -66,7 +66,7 @@ CPUATTN_INLINE void fetch_rows(const Ahead& ahead, int64_t begin, int64_t end) {
   if (ahead.columns == 0) return;
   for (int64_t row = begin; row < end; ++row) {
     const Unit* p = ahead.rows + row * ahead.stride;
-    for (int64_t c = 0; c < ahead.columns; c += 16) prefetch(p + c);
+    for (int64_t c = 0; c < ahead.columns; c += 16) prefetch_l2(p + c);
   }
 }
 

@@ -99,7 +99,7 @@ CPUATTN_NOINLINE void apply_bias(const WorkItem& item, const RowTile& tile, cons
       } else {
         load_transposed(rows, key, count, block);
         for (int i = 0; i < rows.valid; ++i) {
-          prefetch(rows.row[i] + (key + kPrefillKeys) * item.bias.col_step);
+          prefetch_l2(rows.row[i] + (key + kPrefillKeys) * item.bias.col_step);
         }
       }
       Real* p = scores + (key - run.begin) * tile.width + vec * kLanes;

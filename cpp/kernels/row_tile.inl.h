@@ -54,7 +54,7 @@ CPUATTN_INLINE void fetch_tile(const RowPlane& plane, int64_t columns, const Row
   const int64_t step = larger(plane.col_step, 64);
   for (int i = 0; i < tile.rows; ++i) {
     const char* row = row_address(plane, tile.of[i]);
-    for (int64_t b = 0; b < columns * plane.col_step; b += step) prefetch(row + b);
+    for (int64_t b = 0; b < columns * plane.col_step; b += step) prefetch_l2(row + b);
   }
 }
 

@@ -30,7 +30,7 @@ CPUATTN_NOINLINE Sight look(const WorkItem& item, const RowTile& tile, int64_t k
   for (int i = first_vec * kLanes; i < last; ++i) {
     if (mask_only) {  // the usual case, without the arithmetic of ranges
       const char* p = row_address(item.mask, tile.of[i]) + key;
-      prefetch(p + kMaskAhead);
+      prefetch_l2(p + kMaskAhead);
       words[i] = nonzero_bits64(reinterpret_cast<const uint8_t*>(p)) & low_bits(count);
     } else {
       words[i] = row_word(item, tile.of[i], tile.range[i], key, count);

@@ -77,7 +77,7 @@ CPUATTN_INLINE uint64_t row_word(const WorkItem& item, Row row, KeyRange range, 
   uint64_t word = low_bits(end) & ~low_bits(begin);
   if (item.mask.data != nullptr) {
     const char* p = row_address(item.mask, row) + key * item.mask.col_step;
-    prefetch(p + kMaskAhead);  // a row's bytes lie far from the next row's: no stream to detect
+    prefetch_l2(p + kMaskAhead);  // a row's bytes lie far from the next row's: no stream to detect
     word &= boolean_bits(p, item.mask.col_step, count, item.kv_len - key);
   }
   if (item.q_segments.data != nullptr) {

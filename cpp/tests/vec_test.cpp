@@ -462,9 +462,12 @@ void test_nonzero_bits(Report& report) {
 void test_prefetch(Report& report) {
   report.subject("prefetch never faults");
   GuardedArray array(64);
-  prefetch(array.data());
-  prefetch(array.end());
-  prefetch(nullptr);
+  prefetch_l1(array.data());
+  prefetch_l2(array.data());
+  prefetch_l1(array.end());
+  prefetch_l2(array.end());
+  prefetch_l1(nullptr);
+  prefetch_l2(nullptr);
   report.expect(true, "unreached");
 }
 

@@ -18,8 +18,11 @@ CPUATTN_INLINE uint32_t zero_bits32(const uint8_t* p) {
 CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
   return ~(zero_bits32(p) | static_cast<uint64_t>(zero_bits32(p + 32)) << 32);
 }
-CPUATTN_INLINE void prefetch(const void* p) {
+CPUATTN_INLINE void prefetch_l1(const void* p) {
   _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+CPUATTN_INLINE void prefetch_l2(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
   }
   return bits;
 }
-CPUATTN_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+CPUATTN_INLINE void prefetch_l1(const void* p) { __builtin_prefetch(p, 0, 3); }
+CPUATTN_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace
 }  // namespace CPUATTN_ISA

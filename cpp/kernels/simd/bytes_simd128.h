@@ -18,7 +18,8 @@ CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
   }
   return bits;
 }
-CPUATTN_INLINE void prefetch(const void*) {}  // WebAssembly has none
+CPUATTN_INLINE void prefetch_l1(const void*) {}  // WebAssembly has none
+CPUATTN_INLINE void prefetch_l2(const void*) {}
 
 }  // namespace
 }  // namespace CPUATTN_ISA

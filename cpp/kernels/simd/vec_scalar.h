@@ -32,7 +32,8 @@
 //   load_square(rows, c, v)    v[i] = column c + i of kLanes rows (addresses), lanes = rows
 //   store_square(v, rows, c)   the inverse
 //   nonzero_bits64(p)          bit i is set where byte p[i] is not 0, for 64 bytes
-//   prefetch(p)                into L1, never faults
+//   prefetch_l1(p)             into L1, never faults
+//   prefetch_l2(p)             into L2, never faults
 #pragma once
 
 #include <cstddef>
@@ -210,7 +211,8 @@ CPUATTN_INLINE uint64_t nonzero_bits64(const uint8_t* p) {
   for (int i = 0; i < 64; ++i) bits |= static_cast<uint64_t>(p[i] != 0) << i;
   return bits;
 }
-CPUATTN_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+CPUATTN_INLINE void prefetch_l1(const void* p) { __builtin_prefetch(p, 0, 3); }
+CPUATTN_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace
 }  // namespace CPUATTN_ISA
