@@ -229,17 +229,21 @@ def cell(entry: Report) -> str:
 
 
 def limit_cell(case: Report, entry: Report) -> str:
-    """Show how much of the limit a peer reaches: of the read rate or of FMA."""
+    """Show how much a peer reaches of the limit that binds: read rate or products."""
+    limits = []
     if case["memory_bound"] and "read_percent" in entry:
-        return f"{entry['read_percent']:.0f} % of reads"
+        limits.append((entry["read_percent"], "reads"))
     if case["group"] != "tiny" and "roof_percent" in entry:
-        return f"{entry['roof_percent']:.0f} % of {entry['roof']}"
-    return "-"
+        limits.append((entry["roof_percent"], entry["roof"]))
+    return "{:.0f} % of {}".format(*max(limits)) if limits else "-"
 
 
 def caption(document: Report, threads: int) -> str:
     """Say in one paragraph what the table was measured with."""
     machine, settings = document["machine"], document["settings"]
+    cpu = machine["cpu"]
+    if machine["cpu_signature"]:
+        cpu += f" ({machine['cpu_signature']})"
     versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
     results = [r for r in document["results"] if r["threads"] == threads]
     dtypes = dict.fromkeys(result["case"]["dtypes"] for result in results)
@@ -250,7 +254,7 @@ def caption(document: Report, threads: int) -> str:
     if fewest_runs(results) < settings["min_repeats"]:
         runs += f" ({fewest_runs(results)} where calls are slow)"
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {threads} thread"
+        f"{cpu}, {machine['cores']} cores, {threads} thread"
         f"{'s' * (threads > 1)}, {', '.join(dtypes)}; {errors}medians of at least "
         f"{runs} in {settings['rounds']} interleaved rounds "
         f"(governor: {machine['governor'] or 'not readable'}). {versions}."
