@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import inspect
 import json
 import re
 import shutil
@@ -127,6 +126,8 @@ def run_doctests(thing: Any, name: str, module: Any) -> None:
     for test in tests:
         runner.run(test, out=report.append)
     assert runner.tries > 0
+    if runner.failures:
+        skip_without_framework("".join(report))
     assert runner.failures == 0, "".join(report)
 
 
@@ -134,9 +135,6 @@ def run_doctests(thing: Any, name: str, module: Any) -> None:
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_docs_examples_of_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
-    text = inspect.getsource(module)
-    for framework in re.findall(rf">>> import ({OPTIONAL})\b", text):
-        pytest.importorskip(framework)
     run_doctests(module, name, module)
 
 
