@@ -12,7 +12,7 @@ import pytest
 import cpuattn
 from cpuattn import reference
 from dtypes import BFLOAT16, DTYPES, Dtypes, every_dtype, pair
-from support import Array, assert_same, compare, normal, qkv, rng_for
+from support import Array, as_tuple, assert_same, compare, normal, qkv, rng_for
 
 HALVES = [np.dtype(np.float16), BFLOAT16]
 LEVELS = ["highest", "high", "medium"]
@@ -155,6 +155,18 @@ def test_levels_of_precision_keep_their_bounds_on(
             bound += 2.0**-11
         error = np.abs(out.astype(np.float64) - exact).max() / np.abs(exact).max()
         assert error <= bound
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_levels_of_precision_compute_what_explain_says_on(isa: str, level: str) -> None:
+    inputs = qkv(rng_for("products"), q_len=70, kv_len=77, head_dim=40)
+    products = cpuattn.explain(*inputs, precision=level)["products"]
+    same = products == cpuattn.explain(*inputs)["products"]
+    for weights in (False, True):
+        out = cpuattn.attention(*inputs, precision=level, return_weights=weights)
+        highest = cpuattn.attention(*inputs, return_weights=weights)
+        for x, y in zip(as_tuple(out), as_tuple(highest), strict=True):
+            assert np.array_equal(x, y) == same
 
 
 @pytest.mark.parametrize("level", LEVELS)
