@@ -183,6 +183,27 @@ assert len(results) == 16 and len(set(results)) == 1
 
 
 @pytest.mark.native
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/task"), reason="the system does not list threads"
+)
+def test_process_a_call_starts_as_many_threads_as_it_may() -> None:
+    expect_success(
+        f"""{SETUP}
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+before = tasks()
+for threads in (1, 2, 4):
+    run(num_threads=threads)
+    assert tasks() == before + threads - 1
+with cpuattn.threads(5):
+    run()
+assert tasks() == before + 4
+"""
+    )
+
+
+@pytest.mark.native
 def test_process_threads_end_without_leaving_their_scratch() -> None:
     expect_success(
         f"""{SETUP}
