@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 source tools/debian_root.sh
 cpus=(max cortex-a72) # all extensions that qemu knows; plain ARMv8.0 without fp16 and dotprod
 pytest_arguments=("$@")
-((!$#)) && pytest_arguments=(--numeric --sample=240) # of what depends on the CPU
+((!$#)) && pytest_arguments=(--numeric --sample=480) # of what depends on the CPU
 
 mkdir -p "${CPUATTN_ARM64_DIR:=build/arm64}"
 cache=$(cd "$CPUATTN_ARM64_DIR" && pwd)
@@ -63,7 +63,7 @@ run_tests() {
   for QEMU_CPU in "${cpus[@]}"; do
     export QEMU_CPU
     echo "== arm64, $QEMU_CPU: C++ tests"
-    CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" -j 2 --output-on-failure
+    CPUATTN_TEST_SAMPLE=60 ctest --test-dir "$build" -j 2 --output-on-failure
     echo "== arm64, $QEMU_CPU: Python tests"
     CPUATTN_TEST_PYTHON=$cache/python PYTHONNOUSERSITE=1 PYTHONPATH=$cache/package:tools \
       "$cache/python" -m pytest -q -p no:cacheprovider -p sample_tests \

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 # Emulated, the whole suite takes hours: a sample of what depends on the CPU.
 pytest_arguments=("$@")
-((!$#)) && pytest_arguments=(--numeric --sample=240)
+((!$#)) && pytest_arguments=(--numeric --sample=480)
 mkdir -p "${CPUATTN_NO_AVX_DIR:=build/no_avx}"
 cache=$(cd "$CPUATTN_NO_AVX_DIR" && pwd)
 build=$cache/build
@@ -49,7 +49,7 @@ build_project() {
 run_tests() {
   export QEMU_CPU=$1 CPUATTN_TEST_PYTHON=$cache/python PYTHONPATH=$cache/package:tools
   echo "== x86-64, $1: C++ tests"
-  CPUATTN_TEST_SAMPLE=30 ctest --test-dir "$build" -j 2 --output-on-failure "${@:3}"
+  CPUATTN_TEST_SAMPLE=60 ctest --test-dir "$build" -j 2 --output-on-failure "${@:3}"
   echo "== x86-64, $1: Python tests"
   "$cache/python" -c "import cpuattn
 usable = [row['name'] for row in cpuattn.info()['isas'] if row['usable']]
