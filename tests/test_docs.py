@@ -11,7 +11,6 @@ import doctest
 import importlib
 import json
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 import cpuattn
+from c_library import compiler, static_library
 from support import run_module, run_python
 
 ROOT = Path(__file__).parents[1]
@@ -219,9 +219,7 @@ def sources() -> str:
 @pytest.mark.native
 @pytest.mark.parametrize("page", pages_with("c"))
 def test_docs_c_of_a_page_compiles_and_runs(page: Path, tmp_path: Path) -> None:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler")
+    c_compiler = compiler()
     include = ROOT / "cpp" / "include"
     for n, (_, _, text) in enumerate(blocks(page, "c")):
         source = tmp_path / f"block{n}.c"
@@ -233,7 +231,7 @@ def test_docs_c_of_a_page_compiles_and_runs(page: Path, tmp_path: Path) -> None:
         if library is not None:
             link = [str(library), "-lstdc++", "-lm", "-lpthread", "-o", str(program)]
         done = subprocess.run(
-            [compiler, *options, str(source), *link],
+            [c_compiler, *options, str(source), *link],
             capture_output=True,
             text=True,
             check=False,
@@ -241,9 +239,3 @@ def test_docs_c_of_a_page_compiles_and_runs(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         if library is not None:
             subprocess.run([program], check=True, timeout=60)
-
-
-def static_library() -> Path | None:
-    """Return the C library that the wheel carries, where it is installed."""
-    found = Path(cpuattn.__file__).parent / "lib" / "libcpuattn.a"
-    return found if found.exists() else None
