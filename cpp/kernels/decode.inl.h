@@ -161,14 +161,18 @@ CPUATTN_INLINE void fetch_ahead(const char* p) {
 template <class As, class Fetch, class Step>
 CPUATTN_INLINE void for_vectors(int64_t length, Fetch fetch, Step step) {
   constexpr int64_t kLine = kLanes * As::kSize < 64 ? 64 / As::kSize : kLanes;
+  constexpr int64_t kStride = kLine > 2 * kLanes ? kLanes : kLine;  // no more code than for two
   const auto load = [](const char* p) CPUATTN_LAMBDA { return As::whole(p); };
+  const auto fetch_line = [&](int64_t c) CPUATTN_LAMBDA {
+    if (kStride == kLine || c % kLine == 0) fetch(c);
+  };
   int64_t c = 0;
-  for (; c + kLine <= length; c += kLine) {
-    fetch(c);
-    for (int64_t i = 0; i < kLine; i += kLanes) step(c + i, load);
+  for (; c + kStride <= length; c += kStride) {
+    fetch_line(c);
+    for (int64_t i = 0; i < kStride; i += kLanes) step(c + i, load);
   }
   if (c == length) return;
-  fetch(c);
+  fetch_line(c);
   for (; c + kLanes <= length; c += kLanes) step(c, load);
   const int rest = static_cast<int>(length - c);
   if (rest > 0) step(c, [=](const char* p) CPUATTN_LAMBDA { return As::first(p, rest); });
