@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import cpuattn
+from dtypes import BFLOAT16
 from support import Array
 
-ELEMENTS = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, bool, np.int32]
+ELEMENTS = [np.float32, np.float64, np.float16, BFLOAT16, bool, np.int32]
 ELEMENT_CODES = {np.dtype(t): code for code, t in enumerate([*ELEMENTS, np.int64])}
 CHOICES = {
     "layout": ("bhsd", "bshd"),
@@ -100,7 +100,8 @@ def shared_library(directory: Path) -> ctypes.CDLL:
 @functools.cache
 def library() -> ctypes.CDLL:
     """Return the library that all tests of a process share."""
-    return shared_library(Path(tempfile.mkdtemp()))
+    with tempfile.TemporaryDirectory() as directory:  # a loaded file may go
+        return shared_library(Path(directory))
 
 
 def c_array(array: Array) -> CArray:

@@ -229,7 +229,6 @@ def naive_results(
         # Sums of other numbers round otherwise, even where all scores are equal.
         shrunk = dtype(16 / (16 + n))
         out, *rest = as_tuple(reference.attention(q, k, value * shrunk, **call))
-        out = out / shrunk
         if products.startswith("bfloat16"):
             kept = call | {"return_weights": "after_dropout"}
             weights = (
@@ -239,6 +238,8 @@ def naive_results(
             )
             # bfloat16 holds the factor: a weight of 1 stays exact.
             out = weighted(products, weights, value, 1 + n / 16, layout)
+        else:
+            out = out / shrunk
         if shows_weights:
             rest[-1] = rest[-1].astype(narrow, copy=False)
         with np.errstate(over="ignore"):

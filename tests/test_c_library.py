@@ -41,9 +41,8 @@ def make(names: tuple[str, ...], sizes: Sizes, **dtypes: Any) -> tuple[Any, ...]
 
 def run(problem: Problem, planned: bool) -> None:
     """Compute a problem, directly or by a plan."""
-    status = -1
-    plan = ctypes.c_void_p()
     if planned:
+        plan = ctypes.c_void_p()
         status = library().cpuattn_plan_create(
             ctypes.byref(problem), ctypes.byref(plan)
         )
